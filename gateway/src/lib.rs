@@ -1,0 +1,1 @@
+//! The edge: HTTPS sign-up and Socket.IO for the phones.

@@ -1,0 +1,95 @@
+//! The bus: events between the services and the gateways, delivered at most once.
+//!
+//! Whoever needs every event heals from the service that owns the data; the bus
+//! only makes it fast.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use crate::id::{TopicId, UserId};
+
+/// What an event is about, and so who receives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// `drivers.event.v1.TopicEvent` of one topic.
+    Topic(TopicId),
+    /// `drivers.event.v1.UserEvent` of one user.
+    User(UserId),
+    /// `drivers.event.v1.HeadsAnnounced`.
+    Heads,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(id) => write!(f, "drivers.v1.topic.{id}"),
+            Self::User(id) => write!(f, "drivers.v1.user.{id}"),
+            Self::Heads => f.write_str("drivers.v1.heads"),
+        }
+    }
+}
+
+/// A backend of the bus.
+#[async_trait]
+pub trait Bus: Send + Sync + 'static {
+    /// Hands an event over. Never waits: what can't be handed over is lost and counted.
+    fn publish(&self, subject: Subject, event: Bytes);
+
+    /// Receives the events of a subject until the subscription is dropped.
+    ///
+    /// # Errors
+    /// When the broker can't be asked at all.
+    async fn subscribe(&self, subject: Subject) -> Result<Subscription, BusError>;
+
+    /// Waits until the broker has taken all subscriptions made before, so that
+    /// what is published from then on reaches them.
+    ///
+    /// # Errors
+    /// When that did not happen within `limit`.
+    async fn flush(&self, limit: Duration) -> Result<(), BusError>;
+
+    /// Changes each time the connection came back: what was published meanwhile is lost.
+    fn reconnects(&self) -> watch::Receiver<u64>;
+}
+
+/// What a subscription yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// An event.
+    Event(Bytes),
+    /// The subscriber was too slow and events were lost here.
+    Lost,
+}
+
+/// Events of one subject, in a bounded queue.
+#[derive(Debug)]
+pub struct Subscription {
+    events: mpsc::Receiver<Received>,
+}
+
+impl Subscription {
+    /// A subscription that is fed by the sender's other half.
+    #[must_use]
+    pub fn new(events: mpsc::Receiver<Received>) -> Self {
+        Self { events }
+    }
+
+    /// The next event; `None` once the bus has shut down. Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Received> {
+        self.events.recv().await
+    }
+}
+
+/// Why the bus could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The broker did not answer in time.
+    #[error("the bus did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The broker can't be reached, or refused.
+    #[error("the bus can't be used: {0}")]
+    Unavailable(String),
+}

@@ -1,0 +1,48 @@
+//! Refusals: what a service says instead of an answer, with the details of
+//! `google.rpc` (<https://google.aip.dev/193>).
+
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// Why a call is refused. Converts into a [`Status`] with its details.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// gRPC's code.
+    pub code: Code,
+    /// Reason of the `ErrorInfo`: UPPER_SNAKE_CASE, stable.
+    pub reason: &'static str,
+    /// Domain of the `ErrorInfo`, for example `user.drivers.uz`.
+    pub domain: &'static str,
+    /// One sentence for people. No inner error, no host name, nobody's data.
+    pub message: String,
+    /// Wrong fields of the request, each with the rule it breaks.
+    pub fields: Vec<(String, String)>,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let mut details = ErrorDetails::new();
+        details.set_error_info(
+            refusal.reason,
+            refusal.domain,
+            std::collections::HashMap::<String, String>::new(),
+        );
+        for (field, rule) in refusal.fields {
+            details.add_bad_request_violation(field, rule);
+        }
+        if let Some(after) = refusal.retry_after {
+            details.set_retry_info(Some(after));
+        }
+        Self::with_error_details(refusal.code, refusal.message, details)
+    }
+}
+
+/// The reason of a status' `ErrorInfo`, if it has one.
+#[must_use]
+pub fn reason(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason)
+}

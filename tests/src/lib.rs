@@ -1,0 +1,1 @@
+//! Black-box suites: real binaries, real clients, real servers.
