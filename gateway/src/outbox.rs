@@ -1,0 +1,352 @@
+//! What one socket still has to be sent. The sender never waits: a socket that
+//! falls too far behind is ended, so that nobody is skipped in silence.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use engineioxide::Str;
+use tokio_util::sync::CancellationToken;
+
+use crate::frame::{Frame, Generation};
+
+/// How far a socket may fall behind.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxLimits {
+    /// Packets that wait for the transport.
+    pub packets: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// How long they may wait while the transport takes nothing at all.
+    pub stall: Duration,
+}
+
+impl Default for OutboxLimits {
+    fn default() -> Self {
+        Self {
+            packets: 8_192,
+            bytes: 8 << 20,
+            stall: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a socket was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// It did not take what was sent to it.
+    SlowReader,
+    /// It emitted faster than it could be served.
+    Flood,
+    /// It did not sign in in time.
+    AuthTimeout,
+    /// It failed to sign in too often.
+    TooManyFailures,
+    /// It emitted something else before it signed in.
+    NotAuthenticated,
+    /// It sent what is no Socket.IO, or more than is allowed.
+    Protocol,
+    /// Its token was revoked.
+    Revoked,
+    /// The client left.
+    Left,
+    /// This gateway stops.
+    Shutdown,
+}
+
+impl EndReason {
+    /// As a label of a metric and in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SlowReader => "slow_reader",
+            Self::Flood => "flood",
+            Self::AuthTimeout => "auth_timeout",
+            Self::TooManyFailures => "too_many_failures",
+            Self::NotAuthenticated => "not_authenticated",
+            Self::Protocol => "protocol",
+            Self::Revoked => "revoked",
+            Self::Left => "left",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// The transport below an outbox.
+pub trait Wire: Send + Sync + 'static {
+    /// Takes a packet, or gives it back when there is no room now. Whoever gives
+    /// back calls [`Outbox::pump`] once there is room.
+    ///
+    /// # Errors
+    /// The packet itself.
+    fn try_send(&self, packet: Str) -> Result<(), Str>;
+}
+
+impl Wire for tokio::sync::mpsc::Sender<Str> {
+    fn try_send(&self, packet: Str) -> Result<(), Str> {
+        Self::try_send(self, packet).map_err(tokio::sync::mpsc::error::TrySendError::into_inner)
+    }
+}
+
+/// The bounded outgoing queue of one socket. Clones are the same queue.
+#[derive(Clone)]
+pub struct Outbox(Arc<Shared>);
+
+struct Shared {
+    generation: Generation,
+    limits: OutboxLimits,
+    wire: Box<dyn Wire>,
+    ended: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Str>,
+    bytes: usize,
+    /// When the transport last took something, while packets wait.
+    moved_at: Option<Instant>,
+    end: Option<EndReason>,
+}
+
+impl Outbox {
+    /// An empty one above `wire`.
+    #[must_use]
+    pub fn new(generation: Generation, limits: OutboxLimits, wire: impl Wire) -> Self {
+        Self(Arc::new(Shared {
+            generation,
+            limits,
+            wire: Box::new(wire),
+            ended: CancellationToken::new(),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Which generation its client speaks.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.0.generation
+    }
+
+    /// Sends a frame after those before. Never waits; a socket that is over its
+    /// bounds is ended, and one that has ended swallows it.
+    pub fn push(&self, frame: &Frame) {
+        self.push_packet(frame.packet(self.0.generation));
+    }
+
+    /// The same for any encoded packet.
+    pub(crate) fn push_packet(&self, packet: Str) {
+        let over = {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            state.bytes += packet.len();
+            state.waiting.push_back(packet);
+            self.0.pump(&mut state);
+            state.waiting.len() > self.0.limits.packets || state.bytes > self.0.limits.bytes
+        };
+        if over {
+            self.end(EndReason::SlowReader);
+        }
+    }
+
+    /// Hands over what the transport has room for now.
+    pub fn pump(&self) {
+        self.0.pump(&mut self.state());
+    }
+
+    /// How many packets the transport has not taken yet.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.state().waiting.len()
+    }
+
+    /// Ends the socket, if packets have waited too long while the transport took none.
+    pub fn end_if_stalled(&self, now: Instant) {
+        let stalled = self
+            .state()
+            .moved_at
+            .is_some_and(|moved_at| now.saturating_duration_since(moved_at) >= self.0.limits.stall);
+        if stalled {
+            self.end(EndReason::SlowReader);
+        }
+    }
+
+    /// Ends the socket: nothing more is sent or heard. Only the first reason counts.
+    pub fn end(&self, reason: EndReason) {
+        {
+            let mut state = self.state();
+            if state.end.is_some() {
+                return;
+            }
+            state.end = Some(reason);
+            state.waiting = VecDeque::new();
+            state.bytes = 0;
+            state.moved_at = None;
+        }
+        self.0.ended.cancel();
+        metrics::counter!("drivers_gateway_sockets_ended_total", "reason" => reason.as_str())
+            .increment(1);
+    }
+
+    /// Whether it was ended.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.0.ended.is_cancelled()
+    }
+
+    /// Why, once it was.
+    #[must_use]
+    pub fn end_reason(&self) -> Option<EndReason> {
+        self.state().end
+    }
+
+    /// Waits until it is ended. Cancel-safe.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
+    /// Every critical section leaves the state whole, so a poisoned lock means nothing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn pump(&self, state: &mut State) {
+        let mut moved = false;
+        while let Some(packet) = state.waiting.pop_front() {
+            let bytes = packet.len();
+            if let Err(packet) = self.wire.try_send(packet) {
+                state.waiting.push_front(packet);
+                break;
+            }
+            state.bytes = state.bytes.saturating_sub(bytes);
+            moved = true;
+        }
+        if state.waiting.is_empty() {
+            state.moved_at = None;
+        } else if moved || state.moved_at.is_none() {
+            state.moved_at = Some(Instant::now());
+        }
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox")
+            .field("generation", &self.0.generation)
+            .field("end", &self.end_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A client's wish to have an event acknowledged.
+#[derive(Debug)]
+pub struct AckReply {
+    id: u64,
+    outbox: Outbox,
+}
+
+impl AckReply {
+    /// For the acknowledgement `id` of this socket.
+    #[must_use]
+    pub fn new(id: u64, outbox: Outbox) -> Self {
+        Self { id, outbox }
+    }
+
+    /// Acknowledges with the payload of `frame`.
+    pub fn answer(self, frame: &Frame) {
+        self.outbox
+            .push_packet(frame.ack_packet(self.id, self.outbox.generation()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    const LIMITS: OutboxLimits = OutboxLimits {
+        packets: 4,
+        bytes: 1_000,
+        stall: Duration::from_secs(10),
+    };
+
+    fn frame(n: u32) -> Frame {
+        Frame::event("e", &n)
+    }
+
+    #[test]
+    fn packets_keep_their_order_over_a_full_wire() {
+        let (wire, mut taken) = mpsc::channel(2);
+        let outbox = Outbox::new(Generation::Eio4, LIMITS, wire);
+        for n in 0..5 {
+            outbox.push(&frame(n));
+        }
+        assert_eq!(outbox.backlog(), 3);
+        let mut seen = Vec::new();
+        while let Ok(packet) = taken.try_recv() {
+            seen.push(packet.as_str().to_owned());
+            outbox.pump();
+        }
+        let expected: Vec<_> = (0..5).map(|n| format!("2[\"e\",{n}]")).collect();
+        assert_eq!(seen, expected);
+        assert_eq!(outbox.backlog(), 0);
+    }
+
+    #[test]
+    fn a_socket_over_its_packets_is_ended_and_lets_go_of_them() {
+        let (wire, _taken) = mpsc::channel(1);
+        let outbox = Outbox::new(Generation::Eio4, LIMITS, wire);
+        for n in 0..6 {
+            outbox.push(&frame(n));
+        }
+        assert_eq!(outbox.end_reason(), Some(EndReason::SlowReader));
+        assert_eq!(outbox.backlog(), 0);
+        outbox.push(&frame(9));
+        assert_eq!(outbox.backlog(), 0);
+    }
+
+    #[test]
+    fn a_socket_over_its_bytes_is_ended() {
+        let (wire, _taken) = mpsc::channel(1);
+        let outbox = Outbox::new(Generation::Eio4, LIMITS, wire);
+        outbox.push(&frame(1));
+        outbox.push(&Frame::event("e", &"x".repeat(1_001)));
+        assert!(outbox.is_ended());
+    }
+
+    #[test]
+    fn only_a_socket_that_takes_nothing_is_stalled() {
+        let (wire, mut taken) = mpsc::channel(1);
+        let outbox = Outbox::new(Generation::Eio4, LIMITS, wire);
+        let later = || Instant::now() + LIMITS.stall;
+        outbox.push(&frame(1));
+        outbox.end_if_stalled(later());
+        assert!(!outbox.is_ended(), "nothing waits");
+        outbox.push(&frame(2));
+        let first_stall = later();
+        taken.try_recv().unwrap();
+        outbox.push(&frame(3));
+        outbox.end_if_stalled(first_stall - Duration::from_millis(1));
+        assert!(!outbox.is_ended(), "it took one meanwhile");
+        outbox.end_if_stalled(later());
+        assert_eq!(outbox.end_reason(), Some(EndReason::SlowReader));
+    }
+
+    #[test]
+    fn the_first_reason_to_end_stays() {
+        let (wire, _taken) = mpsc::channel(1);
+        let outbox = Outbox::new(Generation::Eio3, LIMITS, wire);
+        outbox.end(EndReason::Revoked);
+        outbox.end(EndReason::Shutdown);
+        assert_eq!(outbox.end_reason(), Some(EndReason::Revoked));
+    }
+}
