@@ -3,5 +3,11 @@
 
 pub mod bus;
 pub mod call;
+pub mod client;
+pub mod health;
 pub mod id;
+pub mod identity;
+mod methods;
+pub mod server;
+pub mod shutdown;
 pub mod status;

@@ -6,6 +6,10 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+/// Domain of the `ErrorInfo` of refusals that come from the layers around a
+/// service, not from its rules.
+pub const DOMAIN: &str = "drivers.uz";
+
 /// Why a call is refused. Converts into a [`Status`] with its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -21,6 +25,25 @@ pub struct Refusal {
     pub fields: Vec<(String, String)>,
     /// When to try again.
     pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal by the layers around a service, with no details but its reason.
+    pub(crate) fn of_layer(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            reason,
+            domain: DOMAIN,
+            message: message.into(),
+            fields: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// The whole answer to a call: no body, the status in the headers.
+    pub(crate) fn into_response(self) -> http::Response<tonic::body::Body> {
+        Status::from(self).into_http()
+    }
 }
 
 impl From<Refusal> for Status {
@@ -45,4 +68,27 @@ impl From<Refusal> for Status {
 #[must_use]
 pub fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
+}
+
+/// gRPC's name of a code, for example `NOT_FOUND`.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
 }

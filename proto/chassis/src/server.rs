@@ -1,0 +1,265 @@
+//! What stands around every gRPC service, whether it is called over a socket or
+//! from within the process.
+//!
+//! From the outside in: metrics, the caller's identity, the [`Call`], shedding, a
+//! tracing span, the deadline, and a net for panics. Metrics are outermost so
+//! that what is refused is counted too.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use http::{Request, Response};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Semaphore, time::timeout_at};
+use tonic::{Code, Status, body::Body, server::NamedService, service::Routes};
+use tower::{Service, ServiceExt as _};
+use tracing::Instrument as _;
+
+use crate::{
+    call::{Call, MAX_ACTING_USERS, metadata},
+    identity::{InProcess, Secret},
+    methods::{self, Method},
+    status::{self, Refusal},
+};
+
+pub mod listener;
+
+pub use listener::{ServeError, serve};
+
+/// Limits of a gRPC server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// Most requests at work at once; more are refused with UNAVAILABLE. Health
+    /// and reflection are not counted.
+    pub max_in_flight: usize,
+    /// How long a request may take whose caller did not say; milliseconds.
+    pub default_timeout_ms: u64,
+    /// Age at which a connection is closed in peace, so that its client spreads
+    /// over new replicas; seconds.
+    pub max_connection_age_s: u64,
+}
+
+impl Default for ServerConfig {
+    /// 1,024 requests: at a millisecond each a second's work for one core, and
+    /// more than that would miss the limit of one try.
+    fn default() -> Self {
+        Self {
+            max_in_flight: 1_024,
+            default_timeout_ms: 10_000,
+            max_connection_age_s: 600,
+        }
+    }
+}
+
+/// A set of gRPC services and the layers around them. Clones share one limit.
+#[derive(Clone, Debug)]
+pub struct Services {
+    routes: Routes,
+    names: Vec<&'static str>,
+    secret: Option<Secret>,
+    config: Arc<ServerConfig>,
+    in_flight: Arc<Semaphore>,
+}
+
+impl Services {
+    /// No service yet. Over a socket, callers have to show this secret; without
+    /// one only callers within the process are let in.
+    #[must_use]
+    pub fn new(config: ServerConfig, secret: Option<Secret>) -> Self {
+        Self {
+            routes: Routes::default(),
+            names: Vec::new(),
+            secret,
+            in_flight: Arc::new(Semaphore::new(
+                config.max_in_flight.min(Semaphore::MAX_PERMITS),
+            )),
+            config: Arc::new(config),
+        }
+    }
+
+    /// One more service: a server that tonic generated.
+    #[must_use]
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let mut measure = Measure::begin(methods::find(request.uri().path()));
+        let response = self
+            .admitted(request)
+            .await
+            .unwrap_or_else(Refusal::into_response);
+        measure.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
+        response
+    }
+
+    async fn admitted(self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let open = is_open(request.uri().path());
+        let call = self.identify(&mut request, open)?;
+        let _permit = if open {
+            None
+        } else {
+            Some(self.in_flight.try_acquire().map_err(|_| shed())?)
+        };
+        if call.time_left().is_zero() {
+            return Err(too_late());
+        }
+        let span = tracing::info_span!(
+            "grpc",
+            path = request.uri().path(),
+            trace_id = format_args!("{:032x}", call.trace.trace_id),
+            span_id = format_args!("{:016x}", call.trace.span_id),
+        );
+        let deadline = call.deadline.into();
+        request.extensions_mut().insert(call);
+        let handler = AssertUnwindSafe(Box::pin(self.routes.oneshot(request)))
+            .catch_unwind()
+            .instrument(span.clone());
+        match timeout_at(deadline, handler).await {
+            Ok(Ok(Ok(response))) => Ok(response),
+            Ok(Ok(Err(never))) => match never {},
+            Ok(Err(_)) => {
+                span.in_scope(|| tracing::error!("a handler panicked"));
+                metrics::counter!("drivers_grpc_server_panics_total").increment(1);
+                Err(Refusal::of_layer(
+                    Code::Internal,
+                    "PANICKED",
+                    "the service failed in a way that nobody foresaw",
+                ))
+            }
+            Err(_) => Err(too_late()),
+        }
+    }
+
+    /// Who calls, and the call he makes. The span of the call is this server's own.
+    fn identify(&self, request: &mut Request<Body>, open: bool) -> Result<Call, Refusal> {
+        let mut call = if let Some(InProcess(call)) = request.extensions_mut().remove() {
+            call
+        } else {
+            let default_timeout = Duration::from_millis(self.config.default_timeout_ms);
+            if open {
+                metadata::read_anonymous(request.headers(), default_timeout)?
+            } else {
+                self.check_secret(request)?;
+                metadata::read(request.headers(), default_timeout)?
+            }
+        };
+        if call.acting_users.len() > MAX_ACTING_USERS {
+            return Err(metadata::malformed("a call acts for at most 32 users"));
+        }
+        call.trace = call.trace.child();
+        Ok(call)
+    }
+
+    fn check_secret(&self, request: &Request<Body>) -> Result<(), Refusal> {
+        let secret = self.secret.as_ref().ok_or_else(|| {
+            Refusal::of_layer(
+                Code::Unauthenticated,
+                "CREDENTIALS_MISSING",
+                "only callers within the process are let in",
+            )
+        })?;
+        secret.check(request.headers())
+    }
+}
+
+impl Service<Request<Body>> for Services {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let services = self.clone();
+        Box::pin(async move { Ok(services.answer(request).await) })
+    }
+}
+
+/// Whether everybody may call this, and at any load: health and reflection.
+fn is_open(path: &str) -> bool {
+    [
+        "/grpc.health.v1.Health/",
+        "/grpc.reflection.v1.ServerReflection/",
+        "/grpc.reflection.v1alpha.ServerReflection/",
+    ]
+    .iter()
+    .any(|service| path.starts_with(service))
+}
+
+fn shed() -> Refusal {
+    metrics::counter!("drivers_grpc_server_shed_total").increment(1);
+    Refusal {
+        retry_after: Some(Duration::from_millis(100)),
+        ..Refusal::of_layer(
+            Code::Unavailable,
+            "OVERLOADED",
+            "the server has as many requests at work as it takes",
+        )
+    }
+}
+
+fn too_late() -> Refusal {
+    Refusal::of_layer(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the call's time ran out before it was answered",
+    )
+}
+
+/// One request, from its start until it is answered or its caller is gone.
+struct Measure {
+    method: Option<&'static Method>,
+    started: Instant,
+    code: Code,
+}
+
+impl Measure {
+    fn begin(method: Option<&'static Method>) -> Self {
+        metrics::gauge!("drivers_grpc_server_in_flight").increment(1);
+        Self {
+            method,
+            started: Instant::now(),
+            code: Code::Cancelled,
+        }
+    }
+}
+
+impl Drop for Measure {
+    fn drop(&mut self) {
+        // Paths that are none of the contract's are one label: anyone can invent them.
+        let (service, method) = self.method.map_or(("other", "other"), |m| {
+            (m.service.as_str(), m.name.as_str())
+        });
+        metrics::gauge!("drivers_grpc_server_in_flight").decrement(1);
+        metrics::counter!("drivers_grpc_server_requests_total",
+            "service" => service, "method" => method, "code" => status::code_name(self.code))
+        .increment(1);
+        metrics::histogram!("drivers_grpc_server_request_seconds",
+            "service" => service, "method" => method)
+        .record(self.started.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests;
