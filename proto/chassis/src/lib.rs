@@ -4,6 +4,7 @@
 pub mod bus;
 pub mod call;
 pub mod client;
+pub mod embedded;
 pub mod health;
 pub mod id;
 pub mod identity;

@@ -1,0 +1,260 @@
+//! A disk for tests whose power can be cut: what was not synced is gone, or
+//! torn, or kept, as a disk and its caches do it.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use redb::StorageBackend;
+
+/// What a disk keeps or loses as a whole.
+const SECTOR: usize = 512;
+
+/// What goes wrong with each access of a kind from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Every access fails.
+    Io,
+    /// Only what writes fails: there is no space.
+    NoSpace,
+    /// Only syncs fail.
+    Sync,
+}
+
+/// A disk in memory. A clone is the same disk.
+#[derive(Clone, Debug)]
+pub struct SimulatedDisk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What survives a power cut for certain.
+    durable: Vec<u8>,
+    /// What reads see.
+    cached: Vec<u8>,
+    /// What was asked for since the last sync, in order.
+    unsynced: Vec<Change>,
+    /// Counts power cuts; who plugged in before one is dead.
+    power: u64,
+    fault: Option<Fault>,
+    syncs_work: bool,
+    syncs: u64,
+    random: SmallRng,
+}
+
+#[derive(Debug)]
+enum Change {
+    Write { offset: usize, data: Vec<u8> },
+    SetLen(usize),
+}
+
+impl SimulatedDisk {
+    /// An empty disk; what a power cut takes is drawn from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            state: Arc::new(Mutex::new(State {
+                durable: Vec::new(),
+                cached: Vec::new(),
+                unsynced: Vec::new(),
+                power: 0,
+                fault: None,
+                syncs_work: true,
+                syncs: 0,
+                random: SmallRng::seed_from_u64(seed),
+            })),
+        }
+    }
+
+    /// Cuts the power and turns it on again. Of what was not synced any part
+    /// survives, by sectors. Whoever had it plugged in gets errors from now on.
+    pub fn cut_power(&self) {
+        let mut state = self.state();
+        let state = &mut *state;
+        state.power += 1;
+        // At times all is lost or kept: the extremes are worth more than their share.
+        let kept = match state.random.random_range(0..4) {
+            0 => 0.0,
+            1 => 1.0,
+            _ => state.random.random_range(0.0..1.0),
+        };
+        let mut disk = std::mem::take(&mut state.durable);
+        for change in state.unsynced.drain(..) {
+            match change {
+                Change::SetLen(len) => {
+                    if state.random.random_bool(kept) {
+                        disk.resize(len, 0);
+                    }
+                }
+                Change::Write { offset, data } => {
+                    for (place, sector) in sectors(offset, &data) {
+                        // What lies beyond the length that survived is lost with it.
+                        if let Some(target) = disk.get_mut(place..place + sector.len())
+                            && state.random.random_bool(kept)
+                        {
+                            target.copy_from_slice(sector);
+                        }
+                    }
+                }
+            }
+        }
+        state.cached.clone_from(&disk);
+        state.durable = disk;
+        state.fault = None;
+    }
+
+    /// Makes accesses fail, or work again.
+    pub fn set_fault(&self, fault: Option<Fault>) {
+        self.state().fault = fault;
+    }
+
+    /// Takes the effect out of syncs, as a disk does that lies: to prove that a
+    /// test of durability would notice.
+    pub fn set_syncs_work(&self, work: bool) {
+        self.state().syncs_work = work;
+    }
+
+    /// How many syncs there have been.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
+    /// How long the content is, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state().cached.len()
+    }
+
+    /// Whether nothing was ever written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Flips bits of one byte, durably.
+    pub fn flip(&self, place: usize, bits: u8) {
+        let mut state = self.state();
+        let state = &mut *state;
+        for copy in [&mut state.durable, &mut state.cached] {
+            if let Some(byte) = copy.get_mut(place) {
+                *byte ^= bits;
+            }
+        }
+    }
+
+    pub(super) fn plug_in(&self) -> PluggedIn {
+        PluggedIn {
+            disk: self.clone(),
+            power: self.state().power,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The parts of a write, each within one sector, with their places.
+fn sectors(offset: usize, data: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let mut place = offset;
+    let mut rest = data;
+    std::iter::from_fn(move || {
+        let len = rest.len().min(SECTOR - place % SECTOR);
+        let (sector, behind) = rest
+            .split_at_checked(len)
+            .filter(|(sector, _)| !sector.is_empty())?;
+        let at = place;
+        rest = behind;
+        place += len;
+        Some((at, sector))
+    })
+}
+
+/// The disk as a database that was opened before the next power cut sees it.
+#[derive(Debug)]
+pub(super) struct PluggedIn {
+    disk: SimulatedDisk,
+    power: u64,
+}
+
+impl PluggedIn {
+    fn access(&self, failing: &[Fault], error: io::ErrorKind) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.disk.state();
+        if state.power != self.power {
+            return Err(io::Error::other("the power was cut"));
+        }
+        match state.fault {
+            Some(fault) if failing.contains(&fault) => Err(error.into()),
+            _ => Ok(state),
+        }
+    }
+
+    fn write_access(&self) -> io::Result<MutexGuard<'_, State>> {
+        drop(self.access(&[Fault::Io], io::ErrorKind::Other)?);
+        self.access(&[Fault::NoSpace], io::ErrorKind::StorageFull)
+    }
+}
+
+fn place(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(io::Error::other)
+}
+
+impl StorageBackend for PluggedIn {
+    fn len(&self) -> io::Result<u64> {
+        let state = self.access(&[Fault::Io], io::ErrorKind::Other)?;
+        Ok(state.cached.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.access(&[Fault::Io], io::ErrorKind::Other)?;
+        let offset = place(offset)?;
+        let content = state.cached.get(offset..offset + out.len());
+        out.copy_from_slice(content.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.write_access()?;
+        let len = place(len)?;
+        state.cached.resize(len, 0);
+        state.unsynced.push(Change::SetLen(len));
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.access(&[Fault::Io, Fault::Sync], io::ErrorKind::Other)?;
+        let state = &mut *state;
+        state.syncs += 1;
+        if state.syncs_work {
+            for change in state.unsynced.drain(..) {
+                match change {
+                    Change::SetLen(len) => state.durable.resize(len, 0),
+                    Change::Write { offset, data } => {
+                        if let Some(target) = state.durable.get_mut(offset..offset + data.len()) {
+                            target.copy_from_slice(&data);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.write_access()?;
+        let offset = place(offset)?;
+        let target = state.cached.get_mut(offset..offset + data.len());
+        target
+            .ok_or(io::ErrorKind::UnexpectedEof)?
+            .copy_from_slice(data);
+        state.unsynced.push(Change::Write {
+            offset,
+            data: data.to_owned(),
+        });
+        Ok(())
+    }
+}

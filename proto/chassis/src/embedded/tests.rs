@@ -1,0 +1,449 @@
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    sync::atomic::AtomicUsize,
+    time::{Duration, Instant},
+};
+
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::*;
+
+const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+const OPTIONS: Options = Options::new("rows", 1);
+
+async fn put(store: &Embedded, key: u64) -> Result<(), EmbeddedError> {
+    store
+        .write(move |txn| {
+            txn.open_table(ROWS)?.insert(key, [7; 200].as_slice())?;
+            Ok(())
+        })
+        .await
+}
+
+fn count(store: &Embedded) -> Result<u64, EmbeddedError> {
+    store.read_now(|txn| Ok(txn.open_table(ROWS)?.len()?))
+}
+
+/// Waits until the store takes a write again.
+async fn healed(store: &Embedded, key: u64) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while let Err(error) = put(store, key).await {
+        assert!(Instant::now() < deadline, "still {error}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_opening_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.redb");
+    let store = Embedded::open(&path, &OPTIONS).unwrap();
+    put(&store, 1).await.unwrap();
+    store.close().await;
+    assert!(matches!(put(&store, 2).await, Err(EmbeddedError::Closed)));
+    assert!(matches!(count(&store), Err(EmbeddedError::Closed)));
+    let store = Embedded::open(&path, &OPTIONS).unwrap();
+    assert_eq!(count(&store).unwrap(), 1);
+    assert_eq!(
+        store
+            .read(|txn| Ok(txn.open_table(ROWS)?.len()?))
+            .await
+            .unwrap(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn writes_that_wait_share_a_commit() {
+    let disk = SimulatedDisk::new(1);
+    let store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
+    put(&store, 0).await.unwrap();
+    let before = disk.syncs();
+    let writes = (1..=1_000).map(|key| put(&store, key));
+    futures::future::try_join_all(writes).await.unwrap();
+    let syncs = disk.syncs() - before;
+    assert!(syncs < 100, "{syncs} syncs for 1,000 writes");
+    assert_eq!(count(&store).unwrap(), 1_001);
+}
+
+#[tokio::test]
+async fn a_write_is_refused_when_too_many_wait() {
+    let options = Options {
+        queue: 4,
+        ..OPTIONS
+    };
+    let store = Embedded::open_simulated(&SimulatedDisk::new(1), &options).unwrap();
+    let (hold, held) = mpsc::channel::<()>();
+    let (started, starting) = oneshot::channel();
+    let writer = store.clone();
+    let blocked = tokio::spawn(async move {
+        writer
+            .write(move |_| {
+                started.send(()).unwrap();
+                held.recv().unwrap();
+                Ok(())
+            })
+            .await
+    });
+    starting.await.unwrap();
+    let mut waiting: Vec<_> = (0..4).map(|key| Box::pin(put(&store, key))).collect();
+    for write in &mut waiting {
+        assert!(futures::poll!(write).is_pending());
+    }
+    let refused = put(&store, 9).await.unwrap_err();
+    assert!(matches!(refused, EmbeddedError::Busy));
+    assert!(refused.is_definite());
+    hold.send(()).unwrap();
+    blocked.await.unwrap().unwrap();
+    futures::future::try_join_all(waiting).await.unwrap();
+    assert_eq!(count(&store).unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_write_whose_caller_left_the_queue_is_not_made() {
+    let store = Embedded::open_simulated(&SimulatedDisk::new(1), &OPTIONS).unwrap();
+    put(&store, 1).await.unwrap();
+    let (hold, held) = mpsc::channel::<()>();
+    let (started, starting) = oneshot::channel();
+    let writer = store.clone();
+    let blocked = tokio::spawn(async move {
+        writer
+            .write(move |_| {
+                started.send(()).unwrap();
+                held.recv().unwrap();
+                Ok(())
+            })
+            .await
+    });
+    starting.await.unwrap();
+    {
+        let mut left = Box::pin(put(&store, 2));
+        assert!(futures::poll!(&mut left).is_pending());
+    }
+    hold.send(()).unwrap();
+    blocked.await.unwrap().unwrap();
+    put(&store, 3).await.unwrap();
+    assert_eq!(count(&store).unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_write_takes_back_its_own_and_its_neighbours() {
+    let store = Embedded::open_simulated(&SimulatedDisk::new(1), &OPTIONS).unwrap();
+    put(&store, 1).await.unwrap();
+    let wrong = store
+        .write(|txn| {
+            txn.open_table(ROWS)?.insert(2, [].as_slice())?;
+            txn.open_table(TableDefinition::<u64, u64>::new("rows"))?;
+            Ok(())
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(wrong, EmbeddedError::Misused(_)), "{wrong}");
+    let panicked = store
+        .write(|txn| -> Result<(), redb::Error> {
+            txn.open_table(ROWS)?.insert(3, [].as_slice())?;
+            panic!("on purpose")
+        })
+        .await
+        .unwrap_err();
+    assert!(panicked.is_definite());
+    assert_eq!(count(&store).unwrap(), 1);
+    put(&store, 4).await.unwrap();
+    assert_eq!(count(&store).unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_until_there_is_space_and_loses_nothing() {
+    let disk = SimulatedDisk::new(1);
+    let store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
+    for key in 0..50 {
+        put(&store, key).await.unwrap();
+    }
+    for fault in [Fault::NoSpace, Fault::Io, Fault::Sync] {
+        disk.set_fault(Some(fault));
+        let before = Instant::now();
+        for key in 100..120 {
+            put(&store, key).await.unwrap_err();
+        }
+        assert!(
+            before.elapsed() < Duration::from_secs(2),
+            "refusals are quick"
+        );
+        disk.set_fault(None);
+        healed(&store, 50).await;
+        assert_eq!(
+            store
+                .read_now(|txn| {
+                    let rows = txn.open_table(ROWS)?;
+                    Ok((0..=50)
+                        .filter(|key| matches!(rows.get(key), Ok(Some(_))))
+                        .count())
+                })
+                .unwrap(),
+            51
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_failed_while_nobody_wrote_is_opened_again() {
+    let disk = SimulatedDisk::new(1);
+    // No page stays in memory, so that reads meet the fault.
+    let options = Options {
+        cache_bytes: 0,
+        ..OPTIONS
+    };
+    let store = Embedded::open_simulated(&disk, &options).unwrap();
+    put(&store, 1).await.unwrap();
+    disk.set_fault(Some(Fault::Io));
+    count(&store).unwrap_err();
+    disk.set_fault(None);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while count(&store).is_err() {
+        assert!(Instant::now() < deadline);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Cuts the power while 8 callers write; how many acknowledged rows were lost.
+async fn lost_by_a_power_cut(seed: u64, syncs_work: bool) -> usize {
+    let disk = SimulatedDisk::new(seed);
+    let mut store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
+    let mut acknowledged = Vec::new();
+    for cut in 0..5 {
+        disk.set_syncs_work(syncs_work);
+        let done = Arc::new(AtomicUsize::new(0));
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (store, done) = (store.clone(), done.clone());
+                tokio::spawn(async move {
+                    let mut acknowledged = Vec::new();
+                    for n in 0..1_000 {
+                        let key = (cut * 8 + writer) * 1_000 + n;
+                        if put(&store, key).await.is_err() {
+                            break;
+                        }
+                        acknowledged.push(key);
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                    acknowledged
+                })
+            })
+            .collect();
+        while done.load(Ordering::Relaxed) < 20 + usize::try_from(seed % 30).unwrap() {
+            tokio::task::yield_now().await;
+        }
+        disk.cut_power();
+        for writer in writers {
+            acknowledged.extend(writer.await.unwrap());
+        }
+        drop(store);
+        store = match Embedded::open_simulated(&disk, &OPTIONS) {
+            Ok(store) => store,
+            // Only a disk that lies can do that.
+            Err(error) => {
+                assert!(!syncs_work, "{error}");
+                return acknowledged.len();
+            }
+        };
+    }
+    let kept = store.read(move |txn| {
+        let rows = txn.open_table(ROWS)?;
+        Ok(acknowledged
+            .iter()
+            .filter(|key| !matches!(rows.get(*key), Ok(Some(row)) if row.value() == [7; 200]))
+            .count())
+    });
+    kept.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_power_cut_loses_an_acknowledged_write() {
+    for seed in 0..10 {
+        assert_eq!(lost_by_a_power_cut(seed, true).await, 0, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_lies_about_syncs_is_found_out() {
+    let mut lost = 0;
+    for seed in 0..4 {
+        lost += lost_by_a_power_cut(seed, false).await;
+    }
+    assert!(lost > 0);
+}
+
+#[tokio::test]
+async fn a_damaged_file_says_so_and_is_never_opened_with_less_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.redb");
+    let store = Embedded::open(&path, &OPTIONS).unwrap();
+    for key in 0..400 {
+        put(&store, key).await.unwrap();
+    }
+    // As kill -9 leaves it, and as a clean stop does.
+    let killed = fs::read(&path).unwrap();
+    store.close().await;
+    drop(store);
+    let closed = fs::read(&path).unwrap();
+    let (mut refused, mut harmless) = (0, 0);
+    for (whole, name) in [(killed, "killed"), (closed, "closed")] {
+        let damaged = folder.path().join("damaged.redb");
+        let step = whole.len() / 150;
+        let places = (0..320).chain((320..whole.len()).step_by(step));
+        for place in places {
+            let mut content = whole.clone();
+            content[place] ^= 1 << (place % 8);
+            fs::write(&damaged, &content).unwrap();
+            match Embedded::open(&damaged, &OPTIONS) {
+                Err(error) => {
+                    refused += 1;
+                    assert!(error.to_string().contains("damaged.redb"), "{error}");
+                }
+                Ok(store) => {
+                    harmless += 1;
+                    assert_eq!(count(&store).unwrap(), 400, "byte {place}, {name}");
+                }
+            }
+        }
+        for len in [0, 1, 100, 4_096, whole.len() / 2, whole.len() - 1] {
+            fs::write(&damaged, &whole[..len]).unwrap();
+            let error = Embedded::open(&damaged, &OPTIONS).unwrap_err();
+            assert!(
+                error.to_string().contains("damaged.redb is damaged"),
+                "{len}: {error}"
+            );
+        }
+    }
+    assert!(refused > harmless, "{refused} {harmless}");
+}
+
+#[test]
+fn a_data_folder_serves_one_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let data = DataFolder::open(&path).unwrap();
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
+    let second = DataFolder::open(&path).unwrap_err().to_string();
+    assert!(
+        second.contains(&format!("is in use by process {}", std::process::id())),
+        "{second}"
+    );
+    drop(data);
+    DataFolder::open(&path).unwrap();
+}
+
+#[test]
+fn the_secret_is_made_once_and_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = DataFolder::open(folder.path()).unwrap();
+    let secret = data.secret().unwrap();
+    assert_eq!(secret.expose().len(), 64);
+    assert_eq!(data.secret().unwrap(), secret);
+    assert!(!format!("{secret:?}").contains(secret.expose()));
+    let path = folder.path().join("secret");
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(data.secret(), Err(OpenError::NotPrivate { .. })));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&path, "abc").unwrap();
+    assert!(matches!(data.secret(), Err(OpenError::Damaged { .. })));
+}
+
+#[tokio::test]
+async fn a_folder_that_lacks_something_is_never_filled_with_new_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let fill = async || {
+        let data = DataFolder::open(&path).unwrap();
+        let store = data.embedded(&OPTIONS).unwrap();
+        put(&store, 1).await.unwrap();
+        store.close().await;
+    };
+    fill().await;
+    fill().await;
+    let (store, manifest) = (path.join("rows.redb"), path.join("manifest.json"));
+    let (store_content, manifest_content) = (
+        fs::read(&store).unwrap(),
+        fs::read_to_string(&manifest).unwrap(),
+    );
+
+    fs::remove_file(&store).unwrap();
+    assert!(matches!(
+        DataFolder::open(&path),
+        Err(OpenError::Missing { .. })
+    ));
+    fs::write(&store, "").unwrap();
+    let data = DataFolder::open(&path).unwrap();
+    assert!(matches!(
+        data.embedded(&OPTIONS),
+        Err(OpenError::Damaged { .. })
+    ));
+    drop(data);
+    fs::write(&store, store_content).unwrap();
+
+    fs::remove_file(&manifest).unwrap();
+    assert!(matches!(
+        DataFolder::open(&path),
+        Err(OpenError::Missing { .. })
+    ));
+    for (from, to) in [
+        ("\"format\": 1", "\"format\": 2"),
+        ("\"format\": 1", "\"format\": x"),
+    ] {
+        fs::write(&manifest, manifest_content.replace(from, to)).unwrap();
+        let error = DataFolder::open(&path).unwrap_err();
+        assert!(error.to_string().contains("manifest.json"), "{error}");
+    }
+
+    let other = tempfile::tempdir().unwrap();
+    drop(DataFolder::open(other.path()).unwrap());
+    fs::copy(&store, other.path().join("rows.redb")).unwrap();
+    let data = DataFolder::open(other.path()).unwrap();
+    assert!(matches!(
+        data.embedded(&OPTIONS),
+        Err(OpenError::Foreign { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_cut_off_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = DataFolder::open(folder.path()).unwrap();
+    let manifest = fs::read(folder.path().join("manifest.json")).unwrap();
+    fs::write(folder.path().join("rows.new"), "half a file").unwrap();
+    empty.embedded(&OPTIONS).unwrap().close().await;
+    drop(empty);
+    // The store was made, the manifest does not know it yet.
+    fs::write(folder.path().join("manifest.json"), manifest).unwrap();
+    let data = DataFolder::open(folder.path()).unwrap();
+    put(&data.embedded(&OPTIONS).unwrap(), 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_newer_schema_and_a_file_of_something_else_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.redb");
+    Embedded::open(&path, &Options::new("rows", 2))
+        .unwrap()
+        .close()
+        .await;
+    let error = Embedded::open(&path, &OPTIONS).unwrap_err().to_string();
+    assert!(
+        error.contains("rows.redb was written by a newer version"),
+        "{error}"
+    );
+    let error = Embedded::open(&path, &Options::new("users", 2))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("it holds rows, not users"), "{error}");
+}
