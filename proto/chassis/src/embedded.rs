@@ -13,7 +13,9 @@
 //! Commits are made in two phases, at 0.75 of the rate of one: then a damaged last
 //! commit is an error when the file is opened, where redb would otherwise go back
 //! to the commit before in silence, and a failed fsync leaves no page that the
-//! kernel believes to be written in the state that is gone on with.
+//! kernel believes to be written in the state that is gone on with. One bit of the
+//! file is not covered: the header's choice between the last two commits. Flipped
+//! after a crash it looks like a crash in the middle of the last commit.
 
 use std::{
     fmt,
