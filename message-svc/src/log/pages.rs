@@ -1,0 +1,148 @@
+//! Reading a log: pages forward and backward from any seq.
+
+use std::{collections::VecDeque, ops::Range, time::Duration};
+
+use chassis::id::{Seq, TopicId};
+
+use super::{Log, writer::place};
+use crate::{
+    entry::{Entry, Placed, Segment},
+    error::Error,
+    store::{LogStore, StoreError},
+};
+
+/// Which way to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// By ascending seq.
+    Forward,
+    /// By descending seq.
+    Backward,
+}
+
+impl Log {
+    /// Up to `limit` entries of a topic from `start` on, in the order of the
+    /// direction; `None` starts at the first entry forward, at the newest backward.
+    /// Fewer come only where the log ends.
+    ///
+    /// # Errors
+    /// `Store`.
+    pub async fn page(
+        &self,
+        topic: TopicId,
+        direction: Direction,
+        start: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Placed>, Error> {
+        match direction {
+            Direction::Forward => {
+                let start = start.unwrap_or(Seq::ZERO).max(Seq::ZERO.next());
+                Ok(self.forward(topic, start, limit).await?)
+            }
+            Direction::Backward => Ok(self.backward(topic, start, limit).await?),
+        }
+    }
+
+    async fn forward(
+        &self,
+        topic: TopicId,
+        mut seq: Seq,
+        limit: usize,
+    ) -> Result<Vec<Placed>, StoreError> {
+        let store = self.shared.store.as_ref();
+        let mut page = Vec::new();
+        while page.len() < limit {
+            let Some(segment) = store.segment_at(topic, seq).await? else {
+                break;
+            };
+            let Some(from) = segment.slot(seq) else {
+                break;
+            };
+            let wanted = u32::try_from(limit - page.len()).unwrap_or(u32::MAX);
+            let to = from.saturating_add(wanted).min(segment.capacity);
+            let entries = store.read(&segment, from..to).await?;
+            let whole = entries.len() == (to - from) as usize;
+            page.extend(
+                (from..)
+                    .zip(entries)
+                    .filter_map(|(slot, entry)| place(&segment, slot, entry)),
+            );
+            if !whole {
+                break;
+            }
+            seq = segment.seq(to);
+        }
+        Ok(page)
+    }
+
+    async fn backward(
+        &self,
+        topic: TopicId,
+        start: Option<Seq>,
+        limit: usize,
+    ) -> Result<Vec<Placed>, StoreError> {
+        let store = self.shared.store.as_ref();
+        let head = store.heads(&[topic]).await?.first().copied();
+        let head = head.unwrap_or(Seq::ZERO);
+        let mut seq = start.map_or(head, |start| start.min(head));
+        let mut page = Vec::new();
+        while page.len() < limit && seq > Seq::ZERO {
+            let Some(segment) = store.segment_at(topic, seq).await? else {
+                break;
+            };
+            let Some(last) = segment.slot(seq) else {
+                return Err(StoreError::Damaged(format!(
+                    "topic {topic} has seq {seq} beyond its last segment"
+                )));
+            };
+            let wanted = u32::try_from(limit - page.len()).unwrap_or(u32::MAX);
+            let from = (last + 1).saturating_sub(wanted);
+            let entries = read_whole(store, &segment, from..last + 1).await?;
+            let mut placed: VecDeque<Placed> = (from..)
+                .zip(entries)
+                .filter_map(|(slot, entry)| place(&segment, slot, entry))
+                .collect();
+            while let Some(entry) = placed.pop_back() {
+                page.push(entry);
+            }
+            seq = Seq::new(segment.seq(from).get() - 1);
+        }
+        Ok(page)
+    }
+}
+
+/// How often slots that must be there are looked for, and how long apart.
+const LOOKS: u32 = 4;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+/// The entries of slots that are known to be written.
+///
+/// A replica of the store may lag behind an answer that was seen elsewhere; a
+/// page with a hole is never handed out.
+pub(super) async fn read_whole(
+    store: &dyn LogStore,
+    segment: &Segment,
+    slots: Range<u32>,
+) -> Result<Vec<Entry>, StoreError> {
+    let expected = slots.len();
+    if expected == 0 {
+        return Ok(Vec::new());
+    }
+    let mut found = 0;
+    for look in 0..LOOKS {
+        if look > 0 {
+            metrics::counter!("drivers_message_short_reads_total").increment(1);
+            tokio::time::sleep(BETWEEN_LOOKS * look).await;
+        }
+        let entries = store.read(segment, slots.clone()).await?;
+        if entries.len() == expected {
+            return Ok(entries);
+        }
+        found = entries.len();
+    }
+    Err(StoreError::Damaged(format!(
+        "segment {} yields {found} of the {expected} slots from {} on",
+        segment.id.get(),
+        slots.start
+    )))
+}

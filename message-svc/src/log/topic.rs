@@ -1,0 +1,234 @@
+//! The queue of one topic: what waits for its next append, and who writes it.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Instant,
+};
+
+use chassis::{call::ActingUser, id::TopicId};
+use tokio::{sync::oneshot, time::timeout_at};
+
+use super::{
+    Outgoing, Sent, Shared,
+    writer::{Knowledge, write},
+};
+use crate::{
+    entry::{Content, Stamp},
+    error::Error,
+};
+
+/// One topic, as far as this replica has to do with it.
+pub(super) struct TopicLog {
+    topic: TopicId,
+    queue: Mutex<Queue>,
+    weight: AtomicU32,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    writer: Writer,
+}
+
+/// A task writes while there is something to write, and none exists otherwise.
+enum Writer {
+    Idle(Option<Knowledge>),
+    Busy,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self::Idle(None)
+    }
+}
+
+/// A message that waits for its turn.
+pub(super) struct Waiting {
+    pub(super) owner: ActingUser,
+    pub(super) stamp: Stamp,
+    pub(super) content: Content,
+    pub(super) deadline: Instant,
+    /// Whether an append with it was tried whose outcome is not known.
+    pub(super) tried: bool,
+    answer: oneshot::Sender<Result<Sent, Error>>,
+}
+
+impl Waiting {
+    pub(super) fn answer(self, result: Result<Sent, Error>) {
+        // Who asked may have gone; the log does not depend on him.
+        let _gone = self.answer.send(result);
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    fn weight(&self) -> usize {
+        self.content.body.len() + self.content.attrs.as_ref().map_or(0, String::len)
+    }
+}
+
+/// The answer to one message, to come.
+pub(super) enum Answer {
+    Ready(Error),
+    Coming(oneshot::Receiver<Result<Sent, Error>>),
+}
+
+impl Answer {
+    pub(super) async fn wait(self, deadline: Instant) -> Result<Sent, Error> {
+        match self {
+            Self::Ready(error) => Err(error),
+            Self::Coming(answer) => match timeout_at(deadline.into(), answer).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown),
+            },
+        }
+    }
+}
+
+impl TopicLog {
+    pub(super) fn of(shared: &Shared, topic: TopicId) -> Arc<Self> {
+        shared.topics.get_with(topic, || {
+            Arc::new(Self {
+                topic,
+                queue: Mutex::default(),
+                weight: AtomicU32::new(BASE_WEIGHT),
+            })
+        })
+    }
+
+    /// Bytes it takes in the cache.
+    pub(super) fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
+    }
+
+    /// Puts messages behind those that wait, in their order.
+    pub(super) fn enqueue(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        messages: Vec<Outgoing>,
+        deadline: Instant,
+    ) -> Vec<Answer> {
+        if shared.appends.is_closed() {
+            return messages
+                .iter()
+                .map(|_| Answer::Ready(Error::NotStored("the service is shutting down")))
+                .collect();
+        }
+        let mut queue = self.queue();
+        let answers = messages
+            .into_iter()
+            .map(|message| {
+                if queue.waiting.len() >= shared.config.queue_entries {
+                    return Answer::Ready(Error::NotStored(
+                        "too many messages wait for this topic",
+                    ));
+                }
+                let (answer, coming) = oneshot::channel();
+                queue.waiting.push_back(Waiting {
+                    owner: message.owner,
+                    stamp: message.stamp.unwrap_or_else(made_up_stamp),
+                    content: message.content,
+                    deadline,
+                    tried: false,
+                    answer,
+                });
+                Answer::Coming(coming)
+            })
+            .collect();
+        if let Writer::Idle(knowledge) = &mut queue.writer {
+            let knowledge = knowledge.take();
+            queue.writer = Writer::Busy;
+            drop(queue);
+            let turn = Turn {
+                topic: Arc::clone(self),
+                shared: Arc::clone(shared),
+                knowledge,
+            };
+            shared.appends.spawn(turn.run());
+        }
+        answers
+    }
+
+    /// The next messages to write, within the bounds of one append.
+    fn next_batch(queue: &mut Queue, shared: &Shared) -> VecDeque<Waiting> {
+        let mut bytes = 0;
+        let count = queue
+            .waiting
+            .iter()
+            .take(shared.config.batch_entries)
+            .take_while(|waiting| {
+                bytes += waiting.weight();
+                bytes <= shared.config.batch_bytes
+            })
+            .count();
+        let rest = queue
+            .waiting
+            .split_off(count.max(1).min(queue.waiting.len()));
+        std::mem::replace(&mut queue.waiting, rest)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a topic takes that has nothing waiting and of which nothing is known.
+const BASE_WEIGHT: u32 = 512;
+
+/// The task that writes for a topic until nothing waits.
+struct Turn {
+    topic: Arc<TopicLog>,
+    shared: Arc<Shared>,
+    knowledge: Option<Knowledge>,
+}
+
+impl Turn {
+    async fn run(mut self) {
+        while let Some(batch) = self.next_batch() {
+            metrics::histogram!("drivers_message_batch_entries").record(batch.len() as f64);
+            self.knowledge =
+                write(&self.shared, self.topic.topic, self.knowledge.take(), batch).await;
+        }
+    }
+
+    /// The next batch; when there is none, gives the knowledge back within the
+    /// same lock, so that no message is left without a writer.
+    fn next_batch(&mut self) -> Option<VecDeque<Waiting>> {
+        let mut queue = self.topic.queue();
+        if !queue.waiting.is_empty() {
+            return Some(TopicLog::next_batch(&mut queue, &self.shared));
+        }
+        let weight = BASE_WEIGHT + self.knowledge.as_ref().map_or(0, Knowledge::weight);
+        queue.writer = Writer::Idle(self.knowledge.take());
+        drop(queue);
+        let known = self.topic.weight.swap(weight, Ordering::Relaxed);
+        if weight.abs_diff(known) > known / 4 {
+            // The cache weighs an entry when it is put in.
+            self.shared
+                .topics
+                .insert(self.topic.topic, Arc::clone(&self.topic));
+        }
+        None
+    }
+}
+
+impl Drop for Turn {
+    /// A turn that ends early must not leave its topic without a writer for ever:
+    /// those who wait are told that nothing is known.
+    fn drop(&mut self) {
+        let mut queue = self.topic.queue();
+        if matches!(queue.writer, Writer::Busy) && std::thread::panicking() {
+            queue.writer = Writer::Idle(None);
+            queue.waiting.clear();
+        }
+    }
+}
+
+fn made_up_stamp() -> Stamp {
+    Stamp::MadeUp(format!("{:032x}", rand::random::<u128>()))
+}

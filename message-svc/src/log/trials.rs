@@ -1,0 +1,798 @@
+//! The rules of the log against a store that fails on command.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    future::Future,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use chassis::{
+    call::ActingUser,
+    id::{MessageId, Seq, TopicId, UserId},
+};
+use futures::future::join_all;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    entry::{Entry, Kind, Segment, SegmentId},
+    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, StoreError, Tail},
+};
+
+/// What the store does to one append.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    None,
+    /// Answers "unknown" and has applied it.
+    Applied,
+    /// Answers "unknown" and never applies it.
+    Lost,
+    /// Answers "unknown" and applies it, if the condition holds still, so many store calls later.
+    Late(usize),
+}
+
+/// A store in memory that keeps the port's promises and fails as it is told.
+#[derive(Default)]
+pub(crate) struct Memory {
+    state: Mutex<State>,
+    appends: AtomicUsize,
+    entry_reads: AtomicUsize,
+    /// An append of more entries than this is refused, as one that is too large.
+    refused_above: AtomicUsize,
+    /// An append of more entries than this never gets an answer, and is not applied.
+    silent_above: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    next_segment: i64,
+    segments: BTreeMap<(TopicId, Seq), Segment>,
+    rows: HashMap<SegmentId, Vec<Entry>>,
+    filters: HashMap<SegmentId, StampFilter>,
+    faults: VecDeque<Fault>,
+    late: Vec<(usize, Segment, u32, Vec<Entry>)>,
+}
+
+impl State {
+    /// Whatever is still under way comes a step nearer.
+    fn step(&mut self) {
+        for late in &mut self.late {
+            late.0 = late.0.saturating_sub(1);
+        }
+        let due: Vec<_> = self.late.extract_if(.., |late| late.0 == 0).collect();
+        for (_, segment, head, entries) in due {
+            self.apply(&segment, head, &entries);
+        }
+    }
+
+    fn apply(&mut self, segment: &Segment, head: u32, entries: &[Entry]) -> Appended {
+        let rows = self.rows.get_mut(&segment.id).unwrap();
+        if rows.len() != head as usize {
+            return Appended::Stale {
+                head: rows.len() as u32,
+            };
+        }
+        assert!(rows.len() + entries.len() <= segment.capacity as usize);
+        rows.extend_from_slice(entries);
+        Appended::Applied
+    }
+
+    fn newest(&self, topic: TopicId) -> Option<Segment> {
+        let all = (topic, Seq::ZERO)..=(topic, Seq::new(i64::MAX));
+        self.segments.range(all).next_back().map(|(_, s)| *s)
+    }
+}
+
+impl Memory {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            refused_above: AtomicUsize::new(usize::MAX),
+            silent_above: AtomicUsize::new(usize::MAX),
+            ..Self::default()
+        })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap();
+        state.step();
+        state
+    }
+
+    fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state.lock().unwrap().faults.extend(faults);
+    }
+
+    /// Every entry of a topic, as it lies in the store.
+    fn log(&self, topic: TopicId) -> Vec<Placed> {
+        let mut state = self.state.lock().unwrap();
+        while !state.late.is_empty() {
+            state.step();
+        }
+        let all = (topic, Seq::ZERO)..=(topic, Seq::new(i64::MAX));
+        state
+            .segments
+            .range(all)
+            .flat_map(|(_, segment)| {
+                (0..).zip(&state.rows[&segment.id]).map(|(slot, entry)| {
+                    super::writer::place(segment, slot, entry.clone()).unwrap()
+                })
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl LogStore for Memory {
+    async fn load(&self, topic: TopicId) -> Result<Option<Tail>, StoreError> {
+        tokio::task::yield_now().await;
+        let state = self.state();
+        Ok(state.newest(topic).map(|segment| Tail {
+            segment,
+            head: state.rows[&segment.id].len() as u32,
+        }))
+    }
+
+    async fn open_segment(
+        &self,
+        topic: TopicId,
+        after: Option<SegmentId>,
+        first_seq: Seq,
+        capacity: u32,
+    ) -> Result<Tail, StoreError> {
+        tokio::task::yield_now().await;
+        let mut state = self.state();
+        if let Some(before) = state.newest(topic)
+            && before.first_seq < first_seq
+        {
+            assert_eq!(after, Some(before.id));
+            assert_eq!(state.rows[&before.id].len() as u32, before.capacity);
+        }
+        state.next_segment += 1;
+        let fresh = Segment {
+            topic,
+            id: SegmentId::new(state.next_segment).unwrap(),
+            first_seq,
+            capacity,
+        };
+        let segment = *state.segments.entry((topic, first_seq)).or_insert(fresh);
+        let head = state.rows.entry(segment.id).or_default().len() as u32;
+        Ok(Tail { segment, head })
+    }
+
+    async fn append(
+        &self,
+        segment: &Segment,
+        head: u32,
+        entries: &[Entry],
+    ) -> Result<Appended, AppendError> {
+        self.appends.fetch_add(1, Relaxed);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        if entries.len() > self.refused_above.load(Relaxed) {
+            return Err(AppendError::Refused("too large".into()));
+        }
+        if entries.len() > self.silent_above.load(Relaxed) {
+            return Err(AppendError::Unknown("timed out".into()));
+        }
+        let mut state = self.state();
+        let unknown = AppendError::Unknown("timed out".into());
+        match state.faults.pop_front().unwrap_or(Fault::None) {
+            Fault::None => Ok(state.apply(segment, head, entries)),
+            Fault::Applied => {
+                state.apply(segment, head, entries);
+                Err(unknown)
+            }
+            Fault::Lost => Err(unknown),
+            Fault::Late(steps) => {
+                state.late.push((steps, *segment, head, entries.to_vec()));
+                Err(unknown)
+            }
+        }
+    }
+
+    async fn read(&self, segment: &Segment, slots: Range<u32>) -> Result<Vec<Entry>, StoreError> {
+        self.entry_reads.fetch_add(1, Relaxed);
+        tokio::task::yield_now().await;
+        let state = self.state();
+        let rows = &state.rows[&segment.id];
+        let to = rows.len().min(slots.end as usize);
+        Ok(rows[(slots.start as usize).min(to)..to].to_vec())
+    }
+
+    async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError> {
+        let state = self.state();
+        let upto = (topic, Seq::ZERO)..=(topic, seq);
+        Ok(state.segments.range(upto).next_back().map(|(_, s)| *s))
+    }
+
+    async fn find(&self, id: MessageId) -> Result<Option<(Segment, Entry)>, StoreError> {
+        let state = self.state();
+        let (number, slot) = SegmentId::of(id).unwrap();
+        let segment = state.segments.values().find(|s| s.id == number);
+        Ok(segment.and_then(|segment| {
+            let entry = state.rows[&number].get(slot as usize)?;
+            Some((*segment, entry.clone()))
+        }))
+    }
+
+    async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError> {
+        let state = self.state();
+        Ok(topics
+            .iter()
+            .map(|topic| {
+                state.newest(*topic).map_or(Seq::ZERO, |segment| {
+                    let written = state.rows[&segment.id].len() as i64;
+                    Seq::new(segment.first_seq.get() - 1 + written)
+                })
+            })
+            .collect())
+    }
+
+    async fn full_segments(
+        &self,
+        topic: TopicId,
+        before: Seq,
+        since_ms: i64,
+    ) -> Result<Vec<FullSegment>, StoreError> {
+        let state = self.state();
+        let mut found = Vec::new();
+        for segment in state
+            .segments
+            .range((topic, Seq::ZERO)..(topic, before))
+            .rev()
+        {
+            let filter = state.filters.get(&segment.1.id).cloned();
+            let ended = filter
+                .as_ref()
+                .is_some_and(|f| f.last_sent_at_ms < since_ms);
+            found.push(FullSegment {
+                segment: *segment.1,
+                filter,
+            });
+            if ended {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn put_filter(&self, segment: &Segment, filter: &StampFilter) -> Result<(), StoreError> {
+        self.state().filters.insert(segment.id, filter.clone());
+        Ok(())
+    }
+}
+
+/// Lets everybody post but those it was told not to.
+#[derive(Default)]
+struct Doorman {
+    refuses: Mutex<HashSet<UserId>>,
+}
+
+#[async_trait]
+impl Admission for Doorman {
+    async fn admit(&self, _: TopicId, owner: UserId) -> Result<(), Error> {
+        if self.refuses.lock().unwrap().contains(&owner) {
+            return Err(Error::NotAMember);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Ears {
+    heard: Mutex<Vec<Placed>>,
+}
+
+impl Announcer for Ears {
+    fn appended(&self, entries: &[Placed]) {
+        self.heard.lock().unwrap().extend_from_slice(entries);
+    }
+}
+
+struct House {
+    store: Arc<Memory>,
+    doorman: Arc<Doorman>,
+    ears: Arc<Ears>,
+    config: LogConfig,
+}
+
+impl House {
+    fn new(segment_capacity: u32) -> Self {
+        Self {
+            store: Memory::new(),
+            doorman: Arc::default(),
+            ears: Arc::default(),
+            config: LogConfig {
+                segment_capacity,
+                ..LogConfig::default()
+            },
+        }
+    }
+
+    fn log(&self) -> Log {
+        Log::new(
+            Arc::clone(&self.store) as _,
+            Arc::clone(&self.doorman) as _,
+            Arc::clone(&self.ears) as _,
+            self.config.clone(),
+        )
+    }
+}
+
+fn topic() -> TopicId {
+    TopicId::new(1).unwrap()
+}
+
+fn message(owner: i64, stamp: &str, body: &str) -> Outgoing {
+    Outgoing {
+        owner: ActingUser {
+            id: UserId::new(owner).unwrap(),
+            username: format!("user {owner}"),
+        },
+        stamp: Some(Stamp::Given(stamp.into())),
+        content: Content {
+            body: body.into(),
+            reply_to: None,
+            attrs: None,
+            has_media: false,
+        },
+    }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(3_600)
+}
+
+async fn send(log: &Log, message: Outgoing) -> Result<Sent, Error> {
+    let mut results = log.send(topic(), vec![message], soon()).await;
+    assert_eq!(results.len(), 1);
+    results.remove(0)
+}
+
+/// Runs with a clock that jumps whenever everybody waits.
+fn run<T>(trial: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(trial)
+}
+
+/// The promises that a log keeps whatever happened: seqs without a hole, ids that
+/// ascend, times that never go back, no stamp twice.
+fn assert_whole(log: &[Placed]) {
+    let mut stamps = HashSet::new();
+    for (n, placed) in (1..).zip(log) {
+        assert_eq!(placed.seq.get(), n);
+        assert!(stamps.insert((placed.entry.owner, placed.entry.stamp.clone())));
+    }
+    for pair in log.windows(2) {
+        assert!(pair[0].id < pair[1].id);
+        assert!(pair[0].entry.sent_at_ms <= pair[1].entry.sent_at_ms);
+    }
+}
+
+#[test]
+fn a_lone_message_costs_one_append_and_no_read() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        let (appends, reads) = (&house.store.appends, &house.store.entry_reads);
+        let before = (appends.load(Relaxed), reads.load(Relaxed));
+        let sent = send(&log, message(1, "a", "hello")).await.unwrap();
+        assert_eq!(sent.placed.seq.get(), 2);
+        assert!(!sent.duplicate);
+        assert_eq!(
+            (appends.load(Relaxed), reads.load(Relaxed)),
+            (before.0 + 1, before.1)
+        );
+    });
+}
+
+#[test]
+fn what_arrives_while_an_append_is_under_way_shares_the_next() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        let stamps: Vec<String> = (0..100).map(|n| format!("s{n}")).collect();
+        let sends = stamps
+            .iter()
+            .map(|stamp| send(&log, message(1, stamp, "x")));
+        let sent = join_all(sends).await;
+        let seqs: Vec<i64> = sent
+            .iter()
+            .map(|s| s.as_ref().unwrap().placed.seq.get())
+            .collect();
+        assert_eq!(seqs, (1..=100).collect::<Vec<_>>());
+        assert!(house.store.appends.load(Relaxed) <= 2);
+    });
+}
+
+#[test]
+fn a_retry_is_answered_with_the_original_before_any_other_rule() {
+    run(async {
+        let house = House::new(4);
+        let log = house.log();
+        let first = send(&log, message(1, "a", "hello")).await.unwrap();
+        for n in 0..20 {
+            send(&log, message(2, &n.to_string(), "between"))
+                .await
+                .unwrap();
+        }
+        house
+            .doorman
+            .refuses
+            .lock()
+            .unwrap()
+            .insert(UserId::new(1).unwrap());
+        for log in [log, house.log()] {
+            let again = send(&log, message(1, "a", "hello")).await.unwrap();
+            assert!(again.duplicate);
+            assert_eq!(again.placed, first.placed);
+            let other = send(&log, message(1, "a", "other")).await;
+            assert!(matches!(other, Err(Error::StampReused)), "{other:?}");
+            let fresh = send(&log, message(1, "b", "hello")).await;
+            assert!(matches!(fresh, Err(Error::NotAMember)), "{fresh:?}");
+        }
+        assert_eq!(house.store.log(topic()).len(), 21);
+    });
+}
+
+#[test]
+fn a_stamp_twice_in_one_call_is_one_message() {
+    run(async {
+        let house = House::new(1_024);
+        let call = vec![
+            message(1, "a", "x"),
+            message(1, "b", "y"),
+            message(1, "a", "x"),
+            message(1, "a", "z"),
+            message(2, "a", "x"),
+        ];
+        let results = house.log().send(topic(), call, soon()).await;
+        let ids: Vec<_> = results
+            .iter()
+            .map(|r| r.as_ref().ok().map(|s| (s.placed.seq.get(), s.duplicate)))
+            .collect();
+        assert_eq!(
+            ids,
+            [
+                Some((1, false)),
+                Some((2, false)),
+                Some((1, true)),
+                None,
+                Some((3, false))
+            ]
+        );
+        assert!(matches!(results[3], Err(Error::StampReused)));
+    });
+}
+
+#[test]
+fn stamps_are_known_after_many_segments_with_their_filters_lost() {
+    run(async {
+        let house = House::new(8);
+        let log = house.log();
+        for n in 0..400 {
+            send(&log, message(n % 3 + 1, &n.to_string(), "x"))
+                .await
+                .unwrap();
+        }
+        log.shut_down().await;
+        {
+            let mut state = house.store.state.lock().unwrap();
+            assert!(state.filters.len() >= 49);
+            let ids: Vec<_> = state.filters.keys().copied().collect();
+            for (n, id) in ids.into_iter().enumerate() {
+                match n % 3 {
+                    0 => drop(state.filters.remove(&id)),
+                    1 => {
+                        let filter = state.filters.get_mut(&id).unwrap();
+                        filter.bytes = filter.bytes.slice(..filter.bytes.len() - 3);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let log = house.log();
+        for n in 0..400 {
+            let again = send(&log, message(n % 3 + 1, &n.to_string(), "x"))
+                .await
+                .unwrap();
+            assert!(again.duplicate);
+            assert_eq!(again.placed.seq.get(), n + 1);
+        }
+        assert_eq!(house.store.log(topic()).len(), 400);
+    });
+}
+
+#[test]
+fn a_reply_names_a_message_of_the_same_topic() {
+    run(async {
+        let house = House::new(4);
+        let log = house.log();
+        let first = send(&log, message(1, "first", "x"))
+            .await
+            .unwrap()
+            .placed
+            .id;
+        let elsewhere = TopicId::new(2).unwrap();
+        let other = log
+            .send(elsewhere, vec![message(1, "o", "x")], soon())
+            .await;
+        let other = other[0].as_ref().unwrap().placed.id;
+        let reply = |stamp: &str, id: MessageId| {
+            let mut message = message(2, stamp, "re");
+            message.content.reply_to = Some(id);
+            message
+        };
+        for n in 0..9 {
+            let sent = send(&log, reply(&n.to_string(), first)).await.unwrap();
+            assert_eq!(sent.placed.seq.get(), n + 2);
+        }
+        let unborn = MessageId::new(first.get() + 500 * 1_024).unwrap();
+        for id in [other, unborn, MessageId::new(1).unwrap()] {
+            let refused = send(&log, reply("r", id)).await;
+            assert!(
+                matches!(refused, Err(Error::ReplyNotFound)),
+                "{id}: {refused:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_batch_that_the_store_refuses_for_its_size_goes_in_parts() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        house.store.refused_above.store(10, Relaxed);
+        let call: Vec<_> = (0..100).map(|n| message(1, &n.to_string(), "x")).collect();
+        let results = log.send(topic(), call.clone(), soon()).await;
+        assert!(results.iter().all(Result::is_ok));
+        assert_whole(&house.store.log(topic()));
+        house.store.refused_above.store(0, Relaxed);
+        let refused = send(&log, message(1, "too large alone", "x")).await;
+        assert!(matches!(refused, Err(Error::NotStored(_))), "{refused:?}");
+        house.store.refused_above.store(usize::MAX, Relaxed);
+        send(&log, message(1, "after", "x")).await.unwrap();
+        assert_eq!(house.store.log(topic()).len(), 101);
+    });
+}
+
+#[test]
+fn a_batch_that_never_gets_an_answer_is_settled_by_smaller_ones() {
+    run(async {
+        let house = House::new(1_024);
+        house.store.silent_above.store(3, Relaxed);
+        let call: Vec<_> = (0..32).map(|n| message(1, &n.to_string(), "x")).collect();
+        let results = house.log().send(topic(), call, soon()).await;
+        for (n, result) in (1..).zip(&results) {
+            assert_eq!(result.as_ref().unwrap().placed.seq.get(), n);
+        }
+        assert_eq!(house.ears.heard.lock().unwrap().len(), 32);
+    });
+}
+
+#[test]
+fn while_the_store_is_away_the_outcome_is_said_to_be_unknown_and_a_retry_settles_it() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        house.store.fail([Fault::Applied, Fault::Lost, Fault::Lost]);
+        house.store.fail(vec![Fault::Lost; 20]);
+        let call = vec![message(1, "a", "x"), message(1, "b", "x")];
+        let results = log.send(topic(), call.clone(), soon()).await;
+        assert!(
+            results
+                .iter()
+                .all(|r| matches!(r, Err(Error::OutcomeUnknown))),
+            "{results:?}"
+        );
+        house.store.state.lock().unwrap().faults.clear();
+        let again = log.send(topic(), call, soon()).await;
+        assert!(again.iter().all(|r| r.as_ref().unwrap().duplicate));
+        assert_whole(&house.store.log(topic()));
+        assert_eq!(house.store.log(topic()).len(), 3);
+    });
+}
+
+#[test]
+fn an_unknown_outcome_that_was_applied_is_found_and_announced() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        house.store.fail([Fault::Applied]);
+        let sent = send(&log, message(1, "a", "x")).await.unwrap();
+        assert_eq!((sent.placed.seq.get(), sent.duplicate), (1, false));
+        assert_eq!(*house.ears.heard.lock().unwrap(), [sent.placed]);
+    });
+}
+
+#[test]
+fn a_full_queue_refuses_and_a_deadline_passes_in_it() {
+    run(async {
+        let mut house = House::new(1_024);
+        house.config.queue_entries = 3;
+        let log = house.log();
+        let call: Vec<_> = (0..5).map(|n| message(1, &n.to_string(), "x")).collect();
+        let results = log.send(topic(), call, soon()).await;
+        let stored = results.iter().filter(|r| r.is_ok()).count();
+        assert_eq!(stored, 3);
+        assert!(matches!(results[4], Err(Error::NotStored(_))));
+        let late = log
+            .send(topic(), vec![message(1, "late", "x")], Instant::now())
+            .await;
+        assert!(late[0].is_err());
+        log.shut_down().await;
+        assert_eq!(
+            house.store.log(topic()).len(),
+            3,
+            "what was late in the queue is not stored"
+        );
+        let after = log
+            .send(topic(), vec![message(1, "after", "x")], soon())
+            .await;
+        assert!(matches!(after[0], Err(Error::NotStored(_))));
+    });
+}
+
+#[test]
+fn pages_read_forward_and_backward_across_segments() {
+    run(async {
+        let house = House::new(8);
+        let log = house.log();
+        for n in 0..50 {
+            send(&log, message(1, &n.to_string(), "x")).await.unwrap();
+        }
+        let seqs = async |direction, start: Option<i64>, limit| {
+            let page = log
+                .page(topic(), direction, start.map(Seq::new), limit)
+                .await
+                .unwrap();
+            page.iter().map(|p| p.seq.get()).collect::<Vec<_>>()
+        };
+        assert_eq!(seqs(Direction::Forward, None, 3).await, [1, 2, 3]);
+        assert_eq!(
+            seqs(Direction::Forward, Some(7), 20).await,
+            (7..27).collect::<Vec<_>>()
+        );
+        assert_eq!(seqs(Direction::Forward, Some(48), 20).await, [48, 49, 50]);
+        assert_eq!(seqs(Direction::Forward, Some(51), 20).await, [0; 0]);
+        assert_eq!(seqs(Direction::Backward, None, 3).await, [50, 49, 48]);
+        assert_eq!(
+            seqs(Direction::Backward, Some(20), 20).await,
+            (1..=20).rev().collect::<Vec<_>>()
+        );
+        assert_eq!(seqs(Direction::Backward, Some(999), 2).await, [50, 49]);
+        let nowhere = TopicId::new(77).unwrap();
+        assert_eq!(
+            log.page(nowhere, Direction::Backward, None, 5)
+                .await
+                .unwrap(),
+            []
+        );
+    });
+}
+
+#[test]
+fn a_cache_of_nothing_costs_reads_and_breaks_no_promise() {
+    run(async {
+        let mut house = House::new(8);
+        house.config.knowledge_bytes = 1;
+        let log = house.log();
+        for n in 0..40 {
+            let stamp = (n / 2).to_string();
+            let sent = send(&log, message(1, &stamp, "x")).await.unwrap();
+            assert_eq!(sent.placed.seq.get(), n / 2 + 1);
+            assert_eq!(sent.duplicate, n % 2 == 1);
+            log.shared.topics.run_pending_tasks();
+        }
+    });
+}
+
+/// One call of a client in a trial.
+#[derive(Clone, Debug)]
+struct CallPlan {
+    writer: usize,
+    messages: Vec<(i64, u8, u8)>,
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    prop_oneof![
+        4 => Just(Fault::None),
+        2 => Just(Fault::Applied),
+        2 => Just(Fault::Lost),
+        2 => (0_usize..12).prop_map(Fault::Late),
+    ]
+}
+
+fn call_plan() -> impl Strategy<Value = CallPlan> {
+    (
+        0_usize..2,
+        prop::collection::vec((1_i64..4, 0_u8..24, 0_u8..10), 1..6),
+    )
+        .prop_map(|(writer, messages)| CallPlan {
+            writer,
+            // One in ten differs in its content.
+            messages: messages
+                .into_iter()
+                .map(|(o, s, b)| (o, s, u8::from(b == 0)))
+                .collect(),
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Any mixture of conflict, time-out with the write applied, not applied, or
+    /// applied late, restart, and two writers: no stamp twice, no hole, no loss.
+    #[test]
+    fn no_stamp_twice_no_hole_no_loss(
+        capacity in 1_u32..12,
+        faults in prop::collection::vec(fault(), 0..120),
+        rounds in prop::collection::vec(
+            (prop::collection::vec(call_plan(), 1..5), any::<bool>(), any::<bool>()),
+            1..10,
+        ),
+    ) {
+        run(async {
+            let house = House::new(capacity);
+            house.store.fail(faults);
+            let mut logs = [house.log(), house.log()];
+            let mut told: HashMap<(UserId, Stamp), Placed> = HashMap::new();
+            for (calls, restart_first, restart_second) in rounds {
+                let under_way = calls.iter().map(|call| {
+                    let log = &logs[call.writer];
+                    let messages: Vec<_> = call
+                        .messages
+                        .iter()
+                        .map(|(owner, stamp, body)| message(*owner, &stamp.to_string(), &body.to_string()))
+                        .collect();
+                    async move {
+                        let results = log.send(topic(), messages.clone(), soon()).await;
+                        messages.into_iter().zip(results).collect::<Vec<_>>()
+                    }
+                });
+                for (message, result) in join_all(under_way).await.into_iter().flatten() {
+                    let name = (message.owner.id, message.stamp.unwrap());
+                    match result {
+                        Ok(sent) => {
+                            let Kind::Message(content) = &sent.placed.entry.kind;
+                            assert_eq!(content, &message.content);
+                            let first = told.entry(name).or_insert_with(|| sent.placed.clone());
+                            assert_eq!(*first, sent.placed);
+                        }
+                        Err(Error::StampReused) => {}
+                        Err(Error::OutcomeUnknown | Error::NotStored(_)) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                }
+                if restart_first {
+                    logs[0] = house.log();
+                }
+                if restart_second {
+                    logs[1] = house.log();
+                }
+            }
+            let log = house.store.log(topic());
+            assert_whole(&log);
+            for placed in told.values() {
+                assert_eq!(&log[placed.seq.get() as usize - 1], placed);
+            }
+            for heard in house.ears.heard.lock().unwrap().iter() {
+                assert_eq!(&log[heard.seq.get() as usize - 1], heard);
+            }
+        });
+    }
+}
