@@ -10,6 +10,10 @@ use chassis::id::{MessageId, RoomId, Seq, TopicId, UserId};
 
 use crate::entry::{Entry, Segment, SegmentId};
 
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod embedded;
+
 /// A store did not do what it was asked; nothing is known of why that matters to the caller.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {

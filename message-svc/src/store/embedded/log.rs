@@ -1,0 +1,409 @@
+//! The log of each topic.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chassis::{
+    embedded::EmbeddedError,
+    id::{MessageId, Seq, TopicId, UserId},
+};
+use prost::Message;
+use redb::{ReadTransaction, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+
+use super::{Answer, EmbeddedStore};
+use crate::{
+    entry::{Content, Entry, Kind, Segment, SegmentId, Stamp},
+    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, StoreError, Tail},
+};
+
+/// The entries, by segment and slot.
+const ENTRIES: TableDefinition<'_, (i64, u32), &[u8]> = TableDefinition::new("entries");
+/// The segments: topic, first seq, capacity and head.
+const SEGMENTS: TableDefinition<'_, i64, (i64, i64, u32, u32)> = TableDefinition::new("segments");
+/// The segment at each topic and first seq.
+const SEGMENTS_OF_TOPICS: TableDefinition<'_, (i64, i64), i64> =
+    TableDefinition::new("segments_of_topics");
+/// When the last entry of a full segment was sent, and its filter.
+const FILTERS: TableDefinition<'_, i64, (i64, &[u8])> = TableDefinition::new("filters");
+
+pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    txn.open_table(ENTRIES)?;
+    txn.open_table(SEGMENTS)?;
+    txn.open_table(SEGMENTS_OF_TOPICS)?;
+    txn.open_table(FILTERS)?;
+    Ok(())
+}
+
+/// An entry as it is stored.
+#[derive(Clone, PartialEq, Message)]
+struct Row {
+    #[prost(int64, tag = "1")]
+    owner: i64,
+    #[prost(string, tag = "2")]
+    owner_name: String,
+    #[prost(int64, tag = "3")]
+    sent_at_ms: i64,
+    #[prost(oneof = "StampRow", tags = "4, 5")]
+    stamp: Option<StampRow>,
+    #[prost(oneof = "KindRow", tags = "16")]
+    kind: Option<KindRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum StampRow {
+    #[prost(string, tag = "4")]
+    Given(String),
+    #[prost(string, tag = "5")]
+    MadeUp(String),
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum KindRow {
+    #[prost(message, tag = "16")]
+    Message(ContentRow),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ContentRow {
+    #[prost(string, tag = "1")]
+    body: String,
+    /// 0 for none.
+    #[prost(int64, tag = "2")]
+    reply_to: i64,
+    #[prost(string, optional, tag = "3")]
+    attrs: Option<String>,
+    #[prost(bool, tag = "4")]
+    has_media: bool,
+}
+
+fn encode(entry: &Entry) -> Vec<u8> {
+    let Kind::Message(content) = &entry.kind;
+    Row {
+        owner: entry.owner.get(),
+        owner_name: entry.owner_name.clone(),
+        sent_at_ms: entry.sent_at_ms,
+        stamp: Some(match &entry.stamp {
+            Stamp::Given(text) => StampRow::Given(text.clone()),
+            Stamp::MadeUp(text) => StampRow::MadeUp(text.clone()),
+        }),
+        kind: Some(KindRow::Message(ContentRow {
+            body: content.body.clone(),
+            reply_to: content.reply_to.map_or(0, MessageId::get),
+            attrs: content.attrs.clone(),
+            has_media: content.has_media,
+        })),
+    }
+    .encode_to_vec()
+}
+
+fn decode(segment: i64, slot: u32, bytes: &[u8]) -> Result<Entry, StoreError> {
+    let damaged = |what| StoreError::Damaged(format!("segment {segment}, slot {slot}: {what}"));
+    let row = Row::decode(bytes).map_err(|_| damaged("the row does not parse"))?;
+    let KindRow::Message(content) = row.kind.ok_or_else(|| damaged("no known kind"))?;
+    Ok(Entry {
+        owner: UserId::new(row.owner).ok_or_else(|| damaged("no owner"))?,
+        owner_name: row.owner_name,
+        stamp: match row.stamp.ok_or_else(|| damaged("no stamp"))? {
+            StampRow::Given(text) => Stamp::Given(text),
+            StampRow::MadeUp(text) => Stamp::MadeUp(text),
+        },
+        sent_at_ms: row.sent_at_ms,
+        kind: Kind::Message(Content {
+            body: content.body,
+            reply_to: MessageId::new(content.reply_to),
+            attrs: content.attrs,
+            has_media: content.has_media,
+        }),
+    })
+}
+
+/// The segment of this number, from its row.
+fn tail(id: i64, row: (i64, i64, u32, u32)) -> Result<Tail, StoreError> {
+    let (topic, first_seq, capacity, head) = row;
+    match (TopicId::new(topic), SegmentId::new(id)) {
+        (Some(topic), Some(id)) if head <= capacity => Ok(Tail {
+            segment: Segment {
+                topic,
+                id,
+                first_seq: Seq::new(first_seq),
+                capacity,
+            },
+            head,
+        }),
+        _ => Err(StoreError::Damaged(format!("segment {id} can't be"))),
+    }
+}
+
+fn missing(id: i64) -> StoreError {
+    StoreError::Damaged(format!("segment {id} is missing"))
+}
+
+/// The tables that say where a topic's entries are.
+struct Map<O, S> {
+    of_topics: O,
+    segments: S,
+}
+
+fn map(
+    txn: &ReadTransaction,
+) -> Result<
+    Map<impl ReadableTable<(i64, i64), i64>, impl ReadableTable<i64, (i64, i64, u32, u32)>>,
+    redb::Error,
+> {
+    Ok(Map {
+        of_topics: txn.open_table(SEGMENTS_OF_TOPICS)?,
+        segments: txn.open_table(SEGMENTS)?,
+    })
+}
+
+impl<O, S> Map<O, S>
+where
+    O: ReadableTable<(i64, i64), i64>,
+    S: ReadableTable<i64, (i64, i64, u32, u32)>,
+{
+    /// The last segment of a topic that starts at `upto` or before.
+    fn last(&self, topic: TopicId, upto: Seq) -> Answer<Option<Tail>> {
+        let topic = topic.get();
+        let mut found = self.of_topics.range((topic, 0)..=(topic, upto.get()))?;
+        match found.next_back().transpose()? {
+            Some((_, id)) => self.segment(id.value()),
+            None => Ok(Ok(None)),
+        }
+    }
+
+    fn newest(&self, topic: TopicId) -> Answer<Option<Tail>> {
+        self.last(topic, Seq::new(i64::MAX))
+    }
+
+    /// A segment that is listed in a topic.
+    fn segment(&self, id: i64) -> Answer<Option<Tail>> {
+        let row = self.segments.get(id)?.map(|row| row.value());
+        Ok(match row {
+            Some(row) => tail(id, row).map(Some),
+            None => Err(missing(id)),
+        })
+    }
+}
+
+/// Entries of a segment, still encoded.
+type Rows = Vec<(u32, Vec<u8>)>;
+
+fn rows(
+    entries: &impl ReadableTable<(i64, u32), &'static [u8]>,
+    id: i64,
+    slots: Range<u32>,
+) -> Result<Rows, StorageError> {
+    if slots.is_empty() {
+        return Ok(Rows::new());
+    }
+    entries
+        .range((id, slots.start)..(id, slots.end))?
+        .map(|row| row.map(|(key, row)| (key.value().1, row.value().to_owned())))
+        .collect()
+}
+
+#[async_trait]
+impl LogStore for EmbeddedStore {
+    async fn load(&self, topic: TopicId) -> Result<Option<Tail>, StoreError> {
+        self.db.read_now(|txn| map(txn)?.newest(topic))?
+    }
+
+    async fn open_segment(
+        &self,
+        topic: TopicId,
+        after: Option<SegmentId>,
+        first_seq: Seq,
+        capacity: u32,
+    ) -> Result<Tail, StoreError> {
+        self.db
+            .write(move |txn| -> Answer<Tail> {
+                let place = (topic.get(), first_seq.get());
+                let mut segments = txn.open_table(SEGMENTS)?;
+                let mut of_topics = txn.open_table(SEGMENTS_OF_TOPICS)?;
+                if let Some(id) = of_topics.get(place)?.map(|id| id.value()) {
+                    let row = segments.get(id)?.map(|row| row.value());
+                    return Ok(row.ok_or_else(|| missing(id)).and_then(|row| tail(id, row)));
+                }
+                // Segments are never deleted: the last number is the highest ever given.
+                let last = segments.last()?.map_or(0, |(id, _)| id.value());
+                let id = last.max(after.map_or(0, SegmentId::get)) + 1;
+                let row = (place.0, place.1, capacity, 0);
+                let fresh = tail(id, row);
+                if fresh.is_ok() {
+                    segments.insert(id, row)?;
+                    of_topics.insert(place, id)?;
+                }
+                Ok(fresh)
+            })
+            .await?
+    }
+
+    async fn append(
+        &self,
+        segment: &Segment,
+        head: u32,
+        entries: &[Entry],
+    ) -> Result<Appended, AppendError> {
+        let id = segment.id.get();
+        let rows: Vec<Vec<u8>> = entries.iter().map(encode).collect();
+        let appended = self.db.write(move |txn| {
+            let mut segments = txn.open_table(SEGMENTS)?;
+            let Some((topic, first_seq, capacity, found)) =
+                segments.get(id)?.map(|row| row.value())
+            else {
+                return Ok(Err(AppendError::Refused(format!(
+                    "there is no segment {id}"
+                ))));
+            };
+            if found != head {
+                return Ok(Ok(Appended::Stale { head: found }));
+            }
+            let slots = head..capacity;
+            if rows.len() > slots.len() {
+                return Ok(Err(AppendError::Refused(format!(
+                    "segment {id} has no room"
+                ))));
+            }
+            let mut table = txn.open_table(ENTRIES)?;
+            let mut new_head = head;
+            for (slot, row) in slots.zip(&rows) {
+                table.insert((id, slot), row.as_slice())?;
+                new_head = slot + 1;
+            }
+            segments.insert(id, (topic, first_seq, capacity, new_head))?;
+            Ok(Ok(Appended::Applied))
+        });
+        appended.await.unwrap_or_else(|error| {
+            Err(match error {
+                EmbeddedError::Busy | EmbeddedError::Misused(_) | EmbeddedError::Closed => {
+                    AppendError::Refused(error.to_string())
+                }
+                // A store that failed comes back by itself, and an unknown outcome makes
+                // the caller try the same once more.
+                EmbeddedError::Unavailable(_)
+                | EmbeddedError::Damaged(_)
+                | EmbeddedError::Unknown(_) => AppendError::Unknown(error.to_string()),
+            })
+        })
+    }
+
+    async fn read(&self, segment: &Segment, slots: Range<u32>) -> Result<Vec<Entry>, StoreError> {
+        let id = segment.id.get();
+        let (written, rows) = self
+            .db
+            .read(move |txn| {
+                let row = txn.open_table(SEGMENTS)?.get(id)?.map(|row| row.value());
+                let head = row.map_or(0, |(_, _, _, head)| head);
+                let written = slots.start..slots.end.min(head);
+                let rows = rows(&txn.open_table(ENTRIES)?, id, written.clone())?;
+                Ok((written, rows))
+            })
+            .await?;
+        if !written.clone().eq(rows.iter().map(|(slot, _)| *slot)) {
+            return Err(StoreError::Damaged(format!("segment {id} has a hole")));
+        }
+        rows.iter()
+            .map(|(slot, row)| decode(id, *slot, row))
+            .collect()
+    }
+
+    async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError> {
+        let found = self.db.read_now(|txn| map(txn)?.last(topic, seq))??;
+        Ok(found.map(|tail| tail.segment))
+    }
+
+    async fn find(&self, id: MessageId) -> Result<Option<(Segment, Entry)>, StoreError> {
+        let Some((number, slot)) = SegmentId::of(id) else {
+            return Ok(None);
+        };
+        let number = number.get();
+        let found = self.db.read_now(|txn| {
+            let segment = txn
+                .open_table(SEGMENTS)?
+                .get(number)?
+                .map(|row| row.value());
+            let entries = txn.open_table(ENTRIES)?;
+            let row = entries
+                .get((number, slot))?
+                .map(|row| row.value().to_owned());
+            Ok(segment.zip(row))
+        })?;
+        found
+            .map(|(segment, row)| Ok((tail(number, segment)?.segment, decode(number, slot, &row)?)))
+            .transpose()
+    }
+
+    async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError> {
+        let topics = topics.to_vec();
+        let newest = self.db.read(move |txn| {
+            let map = map(txn)?;
+            topics
+                .iter()
+                .map(|topic| map.newest(*topic))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        newest
+            .await?
+            .into_iter()
+            .map(|tail| {
+                Ok(tail?.map_or(Seq::ZERO, |Tail { segment, head }| {
+                    Seq::new(segment.first_seq.get() - 1 + i64::from(head))
+                }))
+            })
+            .collect()
+    }
+
+    async fn full_segments(
+        &self,
+        topic: TopicId,
+        before: Seq,
+        since_ms: i64,
+    ) -> Result<Vec<FullSegment>, StoreError> {
+        self.db
+            .read(move |txn| -> Answer<Vec<FullSegment>> {
+                let map = map(txn)?;
+                let filters = txn.open_table(FILTERS)?;
+                let topic = topic.get();
+                let mut found = Vec::new();
+                for row in map
+                    .of_topics
+                    .range((topic, 0)..(topic, before.get()))?
+                    .rev()
+                {
+                    let id = row?.1.value();
+                    let segment = match map.segment(id)? {
+                        Ok(Some(tail)) => tail.segment,
+                        Ok(None) => return Ok(Err(missing(id))),
+                        Err(error) => return Ok(Err(error)),
+                    };
+                    let filter = filters.get(id)?.map(|row| {
+                        let (last_sent_at_ms, bytes) = row.value();
+                        StampFilter {
+                            last_sent_at_ms,
+                            bytes: Bytes::copy_from_slice(bytes),
+                        }
+                    });
+                    let ended = filter.as_ref().map(|filter| filter.last_sent_at_ms);
+                    found.push(FullSegment { segment, filter });
+                    if ended.is_some_and(|ended| ended < since_ms) {
+                        break;
+                    }
+                }
+                Ok(Ok(found))
+            })
+            .await?
+    }
+
+    async fn put_filter(&self, segment: &Segment, filter: &StampFilter) -> Result<(), StoreError> {
+        let (id, filter) = (segment.id.get(), filter.clone());
+        self.db
+            .write(move |txn| {
+                let row = (filter.last_sent_at_ms, filter.bytes.as_ref());
+                txn.open_table(FILTERS)?.insert(id, row)?;
+                Ok(())
+            })
+            .await?;
+        Ok(())
+    }
+}
