@@ -11,6 +11,15 @@ use tokio::sync::{mpsc, watch};
 
 use crate::id::{TopicId, UserId};
 
+#[cfg(test)]
+#[macro_use]
+mod conformance;
+pub mod memory;
+pub mod misbehaving;
+mod url;
+
+pub use url::{InvalidBusUrl, connect};
+
 /// What an event is about, and so who receives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subject {
@@ -65,21 +74,31 @@ pub enum Received {
 }
 
 /// Events of one subject, in a bounded queue.
-#[derive(Debug)]
 pub struct Subscription {
     events: mpsc::Receiver<Received>,
+    _guard: Box<dyn Send + Sync>,
 }
 
 impl Subscription {
-    /// A subscription that is fed by the sender's other half.
+    /// A subscription that is fed by the sender's other half. The guard is
+    /// dropped with it: a backend ends the subscription there.
     #[must_use]
-    pub fn new(events: mpsc::Receiver<Received>) -> Self {
-        Self { events }
+    pub fn new(events: mpsc::Receiver<Received>, guard: impl Send + Sync + 'static) -> Self {
+        Self {
+            events,
+            _guard: Box::new(guard),
+        }
     }
 
     /// The next event; `None` once the bus has shut down. Cancel-safe.
     pub async fn recv(&mut self) -> Option<Received> {
         self.events.recv().await
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
     }
 }
 

@@ -43,6 +43,10 @@ const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024 + 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
+/// tonic's channel has a timer of its own for the same deadline, and its error
+/// is one of the transport; timers are exact to a millisecond.
+const TIMER_SLACK: Duration = Duration::from_millis(2);
+
 /// Limits of a client.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -183,15 +187,12 @@ impl Channel {
             let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?;
             Ok(whole(parts, body))
         };
-        match timeout_at(end.into(), answered).await {
+        let answered = timeout_at(end.into(), answered).await;
+        let too_late = call.time_left() <= TIMER_SLACK;
+        match answered {
             Ok(Ok(response)) => response,
+            _ if too_late => Refusal::too_late().into_response(),
             Ok(Err(error)) => transport_failed(&error),
-            Err(_) if call.time_left().is_zero() => Refusal::of_layer(
-                Code::DeadlineExceeded,
-                "DEADLINE_EXCEEDED",
-                "the call's time ran out before it was answered",
-            )
-            .into_response(),
             Err(_) => unavailable("TRY_TIMED_OUT", "the service did not answer in time"),
         }
     }

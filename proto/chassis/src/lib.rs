@@ -1,9 +1,11 @@
 //! What every party to the contract shares: ids, calls, errors, the bus,
 //! configuration, telemetry, health and shutdown.
 
+pub mod admin;
 pub mod bus;
 pub mod call;
 pub mod client;
+pub mod config;
 pub mod embedded;
 pub mod health;
 pub mod id;
@@ -12,3 +14,5 @@ mod methods;
 pub mod server;
 pub mod shutdown;
 pub mod status;
+pub mod telemetry;
+pub mod tls;

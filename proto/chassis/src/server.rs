@@ -32,6 +32,10 @@ pub mod listener;
 
 pub use listener::{ServeError, serve};
 
+/// tonic's server answers CANCELLED when a request's `grpc-timeout` is over. So
+/// over a socket a call ends this much earlier, and says DEADLINE_EXCEEDED.
+const AHEAD_OF_TONIC: Duration = Duration::from_millis(2);
+
 /// Limits of a gRPC server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -86,7 +90,7 @@ impl Services {
 
     /// One more service: a server that tonic generated.
     #[must_use]
-    pub fn add<S>(mut self, service: S) -> Self
+    pub fn with<S>(mut self, service: S) -> Self
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
             + NamedService
@@ -120,7 +124,7 @@ impl Services {
             Some(self.in_flight.try_acquire().map_err(|_| shed())?)
         };
         if call.time_left().is_zero() {
-            return Err(too_late());
+            return Err(Refusal::too_late());
         }
         let span = tracing::info_span!(
             "grpc",
@@ -145,7 +149,7 @@ impl Services {
                     "the service failed in a way that nobody foresaw",
                 ))
             }
-            Err(_) => Err(too_late()),
+            Err(_) => Err(Refusal::too_late()),
         }
     }
 
@@ -155,12 +159,14 @@ impl Services {
             call
         } else {
             let default_timeout = Duration::from_millis(self.config.default_timeout_ms);
-            if open {
+            let mut call = if open {
                 metadata::read_anonymous(request.headers(), default_timeout)?
             } else {
                 self.check_secret(request)?;
                 metadata::read(request.headers(), default_timeout)?
-            }
+            };
+            call.deadline -= AHEAD_OF_TONIC.min(call.time_left());
+            call
         };
         if call.acting_users.len() > MAX_ACTING_USERS {
             return Err(metadata::malformed("a call acts for at most 32 users"));
@@ -217,14 +223,6 @@ fn shed() -> Refusal {
             "the server has as many requests at work as it takes",
         )
     }
-}
-
-fn too_late() -> Refusal {
-    Refusal::of_layer(
-        Code::DeadlineExceeded,
-        "DEADLINE_EXCEEDED",
-        "the call's time ran out before it was answered",
-    )
 }
 
 /// One request, from its start until it is answered or its caller is gone.

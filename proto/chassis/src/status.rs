@@ -40,6 +40,15 @@ impl Refusal {
         }
     }
 
+    /// The time of a call ran out, here or on the way.
+    pub(crate) fn too_late() -> Self {
+        Self::of_layer(
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            "the call's time ran out before it was answered",
+        )
+    }
+
     /// The whole answer to a call: no body, the status in the headers.
     pub(crate) fn into_response(self) -> http::Response<tonic::body::Body> {
         Status::from(self).into_http()

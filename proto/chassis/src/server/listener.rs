@@ -61,9 +61,9 @@ pub async fn serve(
     names.push("");
     let max_age = Duration::from_secs(services.config.max_connection_age_s);
     let services = services
-        .add(health)
-        .add(reflection().build_v1()?)
-        .add(reflection().build_v1alpha()?);
+        .with(health)
+        .with(reflection().build_v1()?)
+        .with(reflection().build_v1alpha()?);
 
     let server = Server::builder()
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
