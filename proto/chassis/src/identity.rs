@@ -1,7 +1,7 @@
 //! Who calls: proof that a request comes from one of our own services.
 //!
 //! Over a socket that is a bearer secret. Within the process the transport is
-//! the proof: only [`crate::client::Channel`] can make an [`InProcess`], and
+//! the proof: only [`crate::client::Channel`] can make an `InProcess`, and
 //! extensions do not travel over a socket.
 
 use std::fmt;

@@ -3,6 +3,7 @@
 use std::io::IsTerminal as _;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, filter::ParseError, util::TryInitError};
 
@@ -63,12 +64,14 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), TelemetryError> 
 pub struct Metrics(PrometheusHandle);
 
 impl Metrics {
-    /// Collects what the process measures from now on, and says which build it is.
+    /// Collects what the process measures from now on, beside its memory, CPU
+    /// and open files, and says which build it is.
     ///
     /// # Errors
     /// When metrics were set up before.
     pub fn install() -> Result<Self, TelemetryError> {
         let metrics = Self(builder()?.install_recorder()?);
+        Collector::default().describe();
         metrics::gauge!("drivers_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(metrics)
     }
@@ -76,6 +79,7 @@ impl Metrics {
     /// All of them in Prometheus' text format.
     #[must_use]
     pub fn render(&self) -> String {
+        Collector::default().collect();
         self.0.render()
     }
 

@@ -32,6 +32,9 @@ enum Answer {
     Fail(Code),
     Hang,
     RetryAfter(Duration),
+    FailBehindAMessage(Code),
+    Proxy(http::StatusCode),
+    Long,
 }
 
 impl<F> Service<Request<Body>> for Script<F>
@@ -50,7 +53,14 @@ where
         let answer = (self.answer)(self.requests.fetch_add(1, Ordering::SeqCst));
         Box::pin(async move {
             Ok(match answer {
-                Answer::Ok => empty_message(),
+                Answer::Ok => message(vec![0; 5], Code::Ok),
+                Answer::FailBehindAMessage(code) => message(vec![0; 5], code),
+                Answer::Long => message(vec![0; MAX_RESPONSE_BYTES + 1], Code::Ok),
+                Answer::Proxy(status) => {
+                    let mut response = Response::new(Body::empty());
+                    *response.status_mut() = status;
+                    response
+                }
                 Answer::Fail(code) => Status::new(code, "scripted").into_http(),
                 Answer::Hang => std::future::pending().await,
                 Answer::RetryAfter(delay) => Refusal {
@@ -63,12 +73,11 @@ where
     }
 }
 
-/// An answer that holds an empty message.
-fn empty_message() -> Response<Body> {
+/// An answer of these bytes, five zeros being an empty message, and a status behind them.
+fn message(bytes: Vec<u8>, code: Code) -> Response<Body> {
     let mut trailers = http::HeaderMap::new();
-    trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
-    let body =
-        Full::new(Bytes::from_static(&[0, 0, 0, 0, 0])).with_trailers(async { Some(Ok(trailers)) });
+    Status::new(code, "").add_header(&mut trailers).unwrap();
+    let body = Full::<Bytes>::from(bytes).with_trailers(async { Some(Ok(trailers)) });
     let mut response = Response::new(Body::new(body));
     let kind = http::HeaderValue::from_static("application/grpc");
     response.headers_mut().insert("content-type", kind);
@@ -144,6 +153,31 @@ async fn an_idempotent_call_is_sent_again_when_the_service_was_away() {
     for channel in rig.both().await {
         get_user(&channel, LIMIT).await.unwrap();
         assert_eq!(rig.took(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_service_can_be_away_in_many_ways() {
+    for way in [
+        || Answer::FailBehindAMessage(Code::Unavailable),
+        || Answer::Proxy(http::StatusCode::SERVICE_UNAVAILABLE),
+        || Answer::Proxy(http::StatusCode::BAD_GATEWAY),
+    ] {
+        let rig = Rig::new(move |n| if n == 0 { way() } else { Answer::Ok });
+        for channel in rig.both().await {
+            get_user(&channel, LIMIT).await.unwrap();
+            assert_eq!(rig.took(), 2);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_long_is_not_asked_for_again() {
+    let rig = Rig::new(|_| Answer::Long);
+    for channel in rig.both().await {
+        let error = get_user(&channel, LIMIT).await.unwrap_err();
+        assert_eq!(error.code(), Code::OutOfRange);
+        assert_eq!(rig.took(), 1);
     }
 }
 

@@ -104,6 +104,10 @@ struct Rig {
 
 impl Rig {
     async fn new(config: ServerConfig) -> Self {
+        Self::with_window(config, Duration::from_secs(5)).await
+    }
+
+    async fn with_window(config: ServerConfig, window: Duration) -> Self {
         let (calls_in, calls) = mpsc::unbounded_channel();
         let go_on = Arc::new(Notify::new());
         let api = Api {
@@ -114,7 +118,7 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
-        let shutdown = Shutdown::new(Duration::from_secs(5));
+        let shutdown = Shutdown::new(window);
         let server = tokio::spawn({
             let (services, readiness) = (services.clone(), readiness.clone());
             let shutdown = shutdown.clone();
@@ -449,6 +453,46 @@ async fn what_is_at_work_is_answered_before_the_listener_ends() {
     rig.go_on.notify_one();
     timeout(LIMIT, held).await.unwrap().unwrap().unwrap();
     timeout(LIMIT, rig.server).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_hangs_does_not_hold_the_listener_beyond_the_drain_window() {
+    let mut rig = Rig::with_window(ServerConfig::default(), Duration::from_millis(200)).await;
+    let mut client = UserServiceClient::new(rig.bare().await);
+    let held = tokio::spawn(async move {
+        let request = shown(Request::new(IssueTokenRequest::default()));
+        client.issue_token(request).await
+    });
+    next(&mut rig.calls).await;
+    rig.shutdown.begin();
+    let ended = timeout(LIMIT, rig.server).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(ServeError::StillServing)), "{ended:?}");
+    held.abort();
+}
+
+#[tokio::test]
+async fn whatever_bytes_arrive_the_others_are_served() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let rig = Rig::new(ServerConfig::default()).await;
+    let mut client = UserServiceClient::new(rig.bare().await);
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    for bytes in [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        vec![0xff; 4096],
+        [preface.clone(), vec![0xff; 64]].concat(),
+        [preface, vec![0; 9]].concat(),
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(rig.address).await.unwrap();
+        let _ = socket.write_all(&bytes).await;
+        let _ = socket.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = timeout(LIMIT, socket.read_to_end(&mut answer))
+            .await
+            .unwrap();
+        let request = shown(Request::new(GetUserRequest::default()));
+        client.get_user(request).await.unwrap();
+    }
 }
 
 #[tokio::test]
