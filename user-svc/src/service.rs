@@ -17,6 +17,8 @@ use crate::{
 };
 
 #[cfg(test)]
+mod power_cuts;
+#[cfg(test)]
 pub(crate) mod tests;
 
 /// The accounts and their tokens.
