@@ -1,1 +1,22 @@
-//! Black-box suites: real binaries, real clients, real servers.
+//! The harness of the black-box suites: it starts the real `drivers`, speaks to
+//! it as phones and internal services do, and knows nothing but the contract.
+//!
+//! A harness stops a test by panicking: there is nobody to hand an error to.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation of a test is a panic"
+)]
+
+pub mod account;
+pub mod api;
+pub mod client;
+pub mod engine;
+pub mod http;
+pub mod server;
+pub mod trial;
+
+/// The longest a test waits for one thing that should come at once, on a busy machine.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);

@@ -1,0 +1,58 @@
+//! People for tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::http;
+use crate::server::Server;
+
+/// Somebody with an account.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// His id.
+    pub id: i64,
+    /// His name.
+    pub username: String,
+    /// His token.
+    pub token: String,
+    /// His phone number.
+    pub phone_number: String,
+}
+
+/// Two numbers that no other account of any test has.
+#[must_use]
+pub fn unique() -> (String, String) {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    (format!("9989{number:08}"), format!("user{number}"))
+}
+
+/// Signs somebody up over HTTP.
+///
+/// # Panics
+/// The server refused it.
+pub async fn sign_up(server: &Server) -> User {
+    let (phone_number, username) = unique();
+    let body = serde_json::json!({
+        "phone_number": phone_number,
+        "username": username,
+        "gcm_token": "gcm",
+        "device_type": "android",
+    });
+    let answer = http::request(
+        server.at.public,
+        "POST",
+        "/sign_up",
+        &[("content-type", "application/json")],
+        body.to_string(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(answer.status, 200, "sign_up: {}", answer.text());
+    let answer = answer.json();
+    User {
+        id: answer["user_id"].as_i64().unwrap(),
+        username,
+        token: answer["token"].as_str().unwrap().to_owned(),
+        phone_number,
+    }
+}
