@@ -1,0 +1,305 @@
+//! The task of one user: follows his events, keeps his memberships current, and
+//! tells the feeds who listens.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chassis::{
+    bus::{Received, Subject, Subscription},
+    call::Call,
+    id::{Seq, TopicId, UserId},
+};
+use futures::{StreamExt, stream};
+use prost::Message as _;
+use proto::{
+    event::v1::{MembershipChanged, UserEvent, membership_changed::Change, user_event::Event},
+    message::v1::{EnrolUserRequest, ListMembershipsRequest},
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::{State, Wish, end_revoked, unlisten};
+use crate::{hub::House, rules::SessionHandle, topic_feed::Command};
+
+/// Longest time of reading the memberships, and of becoming a listener of a topic.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Memberships of one page; what message-svc gives at most.
+const PAGE: i32 = 1_000;
+/// Topics that are being opened for one user at a time.
+const OPENING: usize = 64;
+
+/// A user's memberships as message-svc has them.
+struct Memberships {
+    version: i64,
+    topics: HashMap<TopicId, Seq>,
+}
+
+pub(super) struct Watch {
+    user: UserId,
+    house: Arc<House>,
+    state: Arc<State>,
+    wishes: mpsc::Receiver<Wish>,
+    /// The user's events; from before his memberships are read.
+    events: Option<Subscription>,
+}
+
+impl Watch {
+    pub(super) fn new(
+        user: UserId,
+        house: Arc<House>,
+        state: Arc<State>,
+        wishes: mpsc::Receiver<Wish>,
+    ) -> Self {
+        Self {
+            user,
+            house,
+            state,
+            wishes,
+            events: None,
+        }
+    }
+
+    /// Runs until the user's last socket here is gone, or the gateway stops.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                () = self.house.stopped.cancelled() => return,
+                event = next_event(&mut self.events) => match event {
+                    Some(Received::Event(bytes)) => self.receive(bytes).await,
+                    Some(Received::Lost) => {
+                        self.refresh().await;
+                    }
+                    None => self.events = None,
+                },
+                wish = self.wishes.recv() => match wish {
+                    Some(wish) => self.grant(wish).await,
+                    None => return,
+                },
+            }
+        }
+    }
+
+    async fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Join(session, joined) => {
+                let done = self.join(&session).await;
+                let _gone = joined.send(done);
+            }
+            Wish::Confirm(session, topic) => self.confirm(&session, topic).await,
+            Wish::Refresh => {
+                self.refresh().await;
+            }
+        }
+    }
+
+    async fn join(&mut self, session: &Arc<SessionHandle>) -> bool {
+        if self.state.known().version == 0 && !self.load().await {
+            return false;
+        }
+        let topics: Vec<TopicId> = self.state.known().memberships.keys().copied().collect();
+        stream::iter(topics)
+            .map(|topic| self.listen(session, topic, None))
+            .buffer_unordered(OPENING)
+            .all(|listens| async move { listens })
+            .await
+    }
+
+    /// Subscribes to the user's events, then reads his memberships.
+    async fn load(&mut self) -> bool {
+        if self.events.is_none() {
+            let subscribed = self.house.bus.subscribe(Subject::User(self.user)).await;
+            match subscribed {
+                Ok(events) => self.events = Some(events),
+                Err(error) => {
+                    tracing::debug!(user = %self.user, %error, "a user's events can't be followed yet");
+                    return false;
+                }
+            }
+        }
+        if let Err(error) = self.house.bus.flush(LIMIT).await {
+            tracing::debug!(user = %self.user, %error, "a user's events can't be followed yet");
+            return false;
+        }
+        match self.read().await {
+            Ok(read) => {
+                let mut known = self.state.known();
+                known.version = read.version;
+                known.memberships = read.topics;
+                true
+            }
+            Err(status) => {
+                tracing::debug!(user = %self.user, code = ?status.code(), "memberships can't be read");
+                false
+            }
+        }
+    }
+
+    /// All memberships of one version.
+    async fn read(&self) -> Result<Memberships, Status> {
+        let call = Call::within(LIMIT);
+        let mut client = self.house.services.message.clone();
+        'again: loop {
+            let mut token = String::new();
+            let mut read = Memberships {
+                version: 0,
+                topics: HashMap::new(),
+            };
+            loop {
+                let request = call.request(ListMembershipsRequest {
+                    user_id: self.user.get(),
+                    page_size: PAGE,
+                    page_token: token,
+                });
+                let page = client.list_memberships(request).await?.into_inner();
+                if page.version == 0 {
+                    let request = call.request(EnrolUserRequest {
+                        user_id: self.user.get(),
+                    });
+                    client.enrol_user(request).await?;
+                    continue 'again;
+                }
+                if read.version == 0 {
+                    read.version = page.version;
+                } else if read.version != page.version {
+                    continue 'again;
+                }
+                read.topics
+                    .extend(page.memberships.iter().filter_map(|one| {
+                        Some((TopicId::new(one.topic_id)?, Seq::new(one.joined_at_seq)))
+                    }));
+                token = page.next_page_token;
+                if token.is_empty() {
+                    return Ok(read);
+                }
+            }
+        }
+    }
+
+    /// Reads the memberships again and tells the feeds what changed.
+    async fn refresh(&mut self) -> bool {
+        if self.state.known().version == 0 {
+            return true;
+        }
+        match self.read().await {
+            Ok(read) => {
+                self.apply(read).await;
+                true
+            }
+            Err(status) => {
+                tracing::debug!(user = %self.user, code = ?status.code(), "memberships can't be read");
+                false
+            }
+        }
+    }
+
+    async fn apply(&self, read: Memberships) {
+        let (sessions, before) = {
+            let mut known = self.state.known();
+            if read.version < known.version {
+                return;
+            }
+            known.version = read.version;
+            let before = std::mem::replace(&mut known.memberships, read.topics.clone());
+            (known.sessions.clone(), before)
+        };
+        for topic in before.keys() {
+            if !read.topics.contains_key(topic) {
+                for session in &sessions {
+                    unlisten(&self.house, *topic, session.session_id);
+                }
+            }
+        }
+        for (topic, joined_at) in read.topics {
+            if before.get(&topic) != Some(&joined_at) {
+                for session in &sessions {
+                    self.listen(session, topic, Some(joined_at)).await;
+                }
+            }
+        }
+    }
+
+    /// Says to the feed whether the session listens to the topic, after asking anew.
+    async fn confirm(&mut self, session: &Arc<SessionHandle>, topic: TopicId) {
+        let asked = self.refresh().await;
+        let joined_at = self.state.known().memberships.get(&topic).copied();
+        if let Some(joined_at) = joined_at {
+            self.listen(session, topic, Some(joined_at)).await;
+        } else {
+            if !asked {
+                tracing::debug!(user = %self.user, %topic, "it is not known who listens; the sweep finds out");
+            }
+            let command = Command::NotAMember(session.session_id);
+            self.house.feeds.tell_if_there(topic, command);
+        }
+    }
+
+    async fn receive(&mut self, bytes: bytes::Bytes) {
+        match UserEvent::decode(bytes) {
+            Ok(UserEvent {
+                event: Some(Event::MembershipChanged(changed)),
+            }) => self.changed(&changed).await,
+            Ok(UserEvent {
+                event: Some(Event::TokensRevoked(revoked)),
+            }) => {
+                let sessions = self.state.known().sessions.clone();
+                for session in sessions {
+                    if (revoked.token_sha256s.iter()).any(|hash| **hash == session.token_sha256) {
+                        end_revoked(&session);
+                    }
+                }
+            }
+            Ok(UserEvent { event: None }) => {}
+            Err(error) => tracing::warn!(user = %self.user, %error, "an event can't be read"),
+        }
+    }
+
+    /// Applies a change that follows on what is known; reads all again where it does not.
+    async fn changed(&mut self, changed: &MembershipChanged) {
+        let version = self.state.known().version;
+        if version == 0 || changed.version <= version {
+            return;
+        }
+        let (Some(topic), Some(change)) = (TopicId::new(changed.topic_id), &changed.change) else {
+            return;
+        };
+        if changed.version > version + 1 {
+            self.refresh().await;
+            return;
+        }
+        let mut topics = self.state.known().memberships.clone();
+        match change {
+            Change::Joined(joined) => topics.insert(topic, Seq::new(joined.joined_at_seq)),
+            Change::Left(_) => topics.remove(&topic),
+        };
+        self.apply(Memberships {
+            version: changed.version,
+            topics,
+        })
+        .await;
+    }
+
+    /// Makes the session a listener; says whether it is one in time.
+    async fn listen(
+        &self,
+        session: &Arc<SessionHandle>,
+        topic: TopicId,
+        since: Option<Seq>,
+    ) -> bool {
+        let (listening, coming) = oneshot::channel();
+        let command = Command::Listen {
+            session: Arc::clone(session),
+            since,
+            listening,
+        };
+        if self.house.feeds.tell(&self.house, topic, command).is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(LIMIT, coming).await, Ok(Ok(())))
+    }
+}
+
+async fn next_event(events: &mut Option<Subscription>) -> Option<Received> {
+    match events {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,769 @@
+//! The feed of one topic that has a listener here: merges the answers to this
+//! gateway's own sends, the bus, and reads from message-svc, and lets every entry
+//! out once, in order, to every listener.
+//!
+//! A feed that only sends, for nobody listens, needs neither bus nor order.
+
+mod outgoing;
+mod payload;
+mod sequence;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use chassis::{
+    bus::{BusError, Received, Subject, Subscription},
+    call::Call,
+    id::{Seq, TopicId, UserId},
+};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use prost::Message as _;
+use proto::{
+    event::v1::{TopicEvent, Typing, topic_event::Event},
+    message::v1::{Direction, Entry, ListEntriesRequest, Sent},
+};
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+pub(crate) use self::outgoing::Outgoing;
+use self::{
+    outgoing::{Answered, Batch, Verdict, judge},
+    sequence::Sequence,
+};
+use crate::{
+    frame::Frame,
+    hub::{House, SessionId},
+    rules::SessionHandle,
+};
+
+/// What a feed is told.
+pub(crate) enum Command {
+    /// The session listens from now on, or from behind `since` on.
+    Listen {
+        session: Arc<SessionHandle>,
+        since: Option<Seq>,
+        listening: oneshot::Sender<()>,
+    },
+    /// The session listens no more.
+    Unlisten(SessionId),
+    /// The session's user is no member, whatever it was answered before.
+    NotAMember(SessionId),
+    /// A message of a socket here.
+    Send(Box<Outgoing>),
+    /// An entry with this seq exists.
+    Head(Seq),
+}
+
+/// How far a feed is, for those who look from outside; -1 while it follows nothing.
+#[derive(Debug)]
+pub(crate) struct Progress(AtomicI64);
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self(AtomicI64::new(-1))
+    }
+
+    /// Whether the feed follows its topic and has not let out `head` yet.
+    pub(crate) fn is_behind(&self, head: Seq) -> bool {
+        (0..head.get()).contains(&self.0.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_followed(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= 0
+    }
+}
+
+/// How long a hole may wait for an event that is on its way, before it is read.
+const GRACE: Duration = Duration::from_millis(40);
+/// Entries of one page when a hole is read.
+const PAGE: i32 = 256;
+/// How often sockets are looked at that have not taken a page yet, and how long
+/// the others wait for them.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+const MAX_DRAIN: Duration = Duration::from_millis(200);
+/// Messages of sockets here that wait for one topic.
+const MAX_OUTGOING: usize = 4_096;
+/// How long a feed without anybody stays.
+const LINGER: Duration = Duration::from_secs(5);
+/// Longest time of one read or of the opening, retries within included.
+const CALL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Someone who listens.
+struct Listener {
+    session: Arc<SessionHandle>,
+    /// He gets what is behind this.
+    from: Seq,
+}
+
+/// Someone who is to listen from a seq that was let out before he came.
+struct CatchUp {
+    session: Arc<SessionHandle>,
+    since: Seq,
+    /// He has had everything up to this.
+    cursor: Seq,
+}
+
+/// An answer that waits until an earlier message of its sender is let out, so
+/// that his answers keep their order.
+struct Deferred {
+    behind: Seq,
+    session: Arc<SessionHandle>,
+    frame: Frame,
+}
+
+/// What is under way for a feed; at most one of each kind.
+enum Done {
+    Opened(Result<(Subscription, Seq), OpenError>),
+    Sent(Answered),
+    Read(Result<Vec<Entry>, Status>),
+    CaughtUp(SessionId, Result<Vec<Entry>, Status>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("the head can't be read: {0}")]
+    Head(Box<Status>),
+}
+
+/// Following the topic, once somebody listens.
+struct Following {
+    /// Nothing once the bus has shut down: the heads still tell what is missing.
+    subscription: Option<Subscription>,
+    sequence: Sequence<Option<Frame>>,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    opening: bool,
+    sending: bool,
+    reading: bool,
+    catching_up: bool,
+}
+
+/// The task of one topic.
+pub(crate) struct TopicFeed {
+    topic: TopicId,
+    house: Arc<House>,
+    commands: mpsc::Receiver<Command>,
+    progress: Arc<Progress>,
+    following: Option<Following>,
+    /// Those who wait for the opening.
+    arriving: Vec<(Arc<SessionHandle>, Option<Seq>, oneshot::Sender<()>)>,
+    listeners: HashMap<SessionId, Listener>,
+    catching_up: VecDeque<CatchUp>,
+    outgoing: VecDeque<Outgoing>,
+    /// The last seq of each sender that is appended and not let out yet.
+    awaited: HashMap<SessionId, Seq>,
+    deferred: VecDeque<Deferred>,
+    /// Answers to senders of whom it is not known yet whether they listen.
+    unclaimed: HashMap<SessionId, BTreeMap<Seq, (Arc<SessionHandle>, Frame)>>,
+    jobs: FuturesUnordered<BoxFuture<'static, Done>>,
+    under_way: UnderWay,
+    sending_pace: Pace,
+    following_pace: Pace,
+    hole_since: Option<Instant>,
+    idle_since: Option<Instant>,
+}
+
+impl TopicFeed {
+    pub(crate) fn new(
+        topic: TopicId,
+        house: Arc<House>,
+        commands: mpsc::Receiver<Command>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            topic,
+            house,
+            commands,
+            progress,
+            following: None,
+            arriving: Vec::new(),
+            listeners: HashMap::new(),
+            catching_up: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            awaited: HashMap::new(),
+            deferred: VecDeque::new(),
+            unclaimed: HashMap::new(),
+            jobs: FuturesUnordered::new(),
+            under_way: UnderWay::default(),
+            sending_pace: Pace::default(),
+            following_pace: Pace::default(),
+            hole_since: None,
+            idle_since: None,
+        }
+    }
+
+    /// Runs until nobody has needed the feed for a while, or the gateway stops.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let wake_at = self.go_on();
+            tokio::select! {
+                biased;
+                () = self.house.stopped.cancelled() => break,
+                Some(done) = self.jobs.next() => self.finish(done),
+                received = next_event(&mut self.following) => self.receive(received),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => break,
+                },
+                () = sleep_until(wake_at) => {}
+            }
+            if self.is_idle() && self.house.feeds.forget(self.topic, &self.commands) {
+                break;
+            }
+        }
+        for outgoing in self.outgoing.drain(..) {
+            outgoing.fail_unavailable();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Listen {
+                session,
+                since,
+                listening,
+            } => {
+                if self.following.is_some() {
+                    self.listen(session, since);
+                    let _gone = listening.send(());
+                } else {
+                    self.arriving.push((session, since, listening));
+                }
+            }
+            Command::Unlisten(id) => self.unlisten(id),
+            Command::NotAMember(id) => {
+                self.unlisten(id);
+                for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values()
+                {
+                    session.outbox.push(&frame);
+                }
+            }
+            Command::Send(mut outgoing) => {
+                if self.outgoing.len() >= MAX_OUTGOING {
+                    outgoing.fail_unavailable();
+                    return;
+                }
+                outgoing.emitted_at = self.last();
+                self.outgoing.push_back(*outgoing);
+            }
+            Command::Head(seq) => {
+                if let Some(following) = &mut self.following {
+                    following.sequence.exists(seq);
+                }
+            }
+        }
+    }
+
+    /// Starts whatever is due; says when to look again if nothing happens before.
+    fn go_on(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let wake_at = [
+            self.send(now),
+            self.open(now),
+            self.heal(now),
+            self.catch_up(now),
+            self.linger(now),
+        ];
+        wake_at.into_iter().flatten().min()
+    }
+
+    fn send(&mut self, now: Instant) -> Option<Instant> {
+        if self.outgoing.is_empty() || self.under_way.sending {
+            return None;
+        }
+        if let Some(later) = self.sending_pace.later_than(now) {
+            return Some(later);
+        }
+        let batch = Batch::take(&mut self.outgoing);
+        if !batch.is_empty() {
+            self.under_way.sending = true;
+            let sent = batch.send(self.house.services.clone(), self.topic);
+            self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
+        }
+        None
+    }
+
+    fn open(&mut self, now: Instant) -> Option<Instant> {
+        if self.arriving.is_empty() || self.following.is_some() || self.under_way.opening {
+            return None;
+        }
+        if let Some(later) = self.following_pace.later_than(now) {
+            return Some(later);
+        }
+        self.under_way.opening = true;
+        let opened = open(Arc::clone(&self.house), self.topic);
+        self.jobs
+            .push(Box::pin(async { Done::Opened(opened.await) }));
+        None
+    }
+
+    /// Reads what is missing, once it has been missing for a while and the
+    /// sockets have taken the page before.
+    fn heal(&mut self, now: Instant) -> Option<Instant> {
+        let following = self.following.as_ref()?;
+        if self.under_way.reading {
+            return None;
+        }
+        if following.sequence.missing() == 0 {
+            self.hole_since = None;
+            return None;
+        }
+        if let Some(later) = self.following_pace.later_than(now) {
+            return Some(later);
+        }
+        let due = *self.hole_since.get_or_insert(now) + GRACE;
+        if now < due {
+            return Some(due);
+        }
+        let drained = (self.listeners.values()).all(|one| one.session.outbox.backlog() == 0);
+        if !drained && now < due + MAX_DRAIN {
+            return Some(now + DRAIN_CHECK);
+        }
+        metrics::counter!("drivers_gateway_feed_reads_total").increment(1);
+        self.under_way.reading = true;
+        let start = following.sequence.last().next();
+        let page = page(Arc::clone(&self.house), self.topic, start);
+        self.jobs.push(Box::pin(async { Done::Read(page.await) }));
+        None
+    }
+
+    /// Reads for one who is to listen from an earlier seq.
+    fn catch_up(&mut self, now: Instant) -> Option<Instant> {
+        if self.under_way.catching_up {
+            return None;
+        }
+        self.catching_up
+            .retain(|one| !one.session.outbox.is_ended());
+        let first = self.catching_up.front()?;
+        if let Some(later) = self.following_pace.later_than(now) {
+            return Some(later);
+        }
+        if first.session.outbox.backlog() > 0 {
+            // Whoever is slow must not keep the others waiting.
+            self.catching_up.rotate_left(1);
+            return Some(now + DRAIN_CHECK);
+        }
+        self.under_way.catching_up = true;
+        let id = first.session.session_id;
+        let page = page(Arc::clone(&self.house), self.topic, first.cursor.next());
+        self.jobs
+            .push(Box::pin(async move { Done::CaughtUp(id, page.await) }));
+        None
+    }
+
+    fn linger(&mut self, now: Instant) -> Option<Instant> {
+        let needed = !self.listeners.is_empty()
+            || !self.arriving.is_empty()
+            || !self.catching_up.is_empty()
+            || !self.outgoing.is_empty()
+            || !self.unclaimed.is_empty()
+            || !self.jobs.is_empty();
+        if needed {
+            self.idle_since = None;
+            return None;
+        }
+        Some(*self.idle_since.get_or_insert(now) + LINGER)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle_since
+            .is_some_and(|since| since.elapsed() >= LINGER)
+    }
+
+    fn finish(&mut self, done: Done) {
+        match done {
+            Done::Sent(answered) => {
+                self.under_way.sending = false;
+                let succeeded = self.answered(answered);
+                self.sending_pace.note(succeeded);
+            }
+            Done::Opened(opened) => {
+                self.under_way.opening = false;
+                let succeeded = self.opened(opened);
+                self.following_pace.note(succeeded);
+            }
+            Done::Read(page) => {
+                self.under_way.reading = false;
+                self.hole_since = None;
+                let succeeded = self.read(page);
+                self.following_pace.note(succeeded);
+            }
+            Done::CaughtUp(id, page) => {
+                self.under_way.catching_up = false;
+                let succeeded = self.caught_up(id, page);
+                self.following_pace.note(succeeded);
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Result<(Subscription, Seq), OpenError>) -> bool {
+        match opened {
+            Ok((subscription, head)) => {
+                self.following = Some(Following {
+                    subscription: Some(subscription),
+                    sequence: Sequence::behind(head),
+                });
+                self.progress.0.store(head.get(), Ordering::Relaxed);
+                for (session, since, listening) in std::mem::take(&mut self.arriving) {
+                    self.listen(session, since);
+                    let _gone = listening.send(());
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(topic = %self.topic, %error, "a topic can't be followed yet");
+                // Whoever has stopped waiting asks again.
+                self.arriving
+                    .retain(|(_, _, listening)| !listening.is_closed());
+                false
+            }
+        }
+    }
+
+    fn listen(&mut self, session: Arc<SessionHandle>, since: Option<Seq>) {
+        let id = session.session_id;
+        let is_here = self.listeners.contains_key(&id)
+            || (self.catching_up.iter()).any(|one| one.session.session_id == id);
+        if is_here || session.outbox.is_ended() {
+            return;
+        }
+        let last = self.last();
+        let since = since.unwrap_or(last);
+        for (seq, (session, frame)) in self.unclaimed.remove(&id).unwrap_or_default() {
+            if seq <= since {
+                session.outbox.push(&frame);
+            }
+        }
+        if since < last {
+            self.catching_up.push_back(CatchUp {
+                session,
+                since,
+                cursor: since,
+            });
+        } else {
+            let from = since;
+            self.listeners.insert(id, Listener { session, from });
+        }
+    }
+
+    fn unlisten(&mut self, id: SessionId) {
+        self.listeners.remove(&id);
+        self.catching_up.retain(|one| one.session.session_id != id);
+        self.arriving
+            .retain(|(session, _, _)| session.session_id != id);
+        self.awaited.remove(&id);
+        if self.listeners.is_empty() && self.catching_up.is_empty() && self.arriving.is_empty() {
+            // Following costs events and heads; whoever comes next opens again.
+            self.following = None;
+            self.progress.0.store(-1, Ordering::Relaxed);
+            self.flush_deferred();
+        }
+    }
+
+    fn receive(&mut self, received: Option<Received>) {
+        match received {
+            Some(Received::Event(bytes)) => match TopicEvent::decode(bytes) {
+                Ok(TopicEvent { event: Some(event) }) => match event {
+                    Event::EntriesAppended(appended) => {
+                        for entry in &appended.entries {
+                            self.offer(entry);
+                        }
+                        self.let_out();
+                    }
+                    Event::Typing(typing) => self.tell_typing(&typing),
+                },
+                Ok(TopicEvent { event: None }) => {}
+                Err(error) => {
+                    tracing::warn!(topic = %self.topic, %error, "an event can't be read");
+                }
+            },
+            // The heads tell what was lost.
+            Some(Received::Lost) => {}
+            None => {
+                if let Some(following) = &mut self.following {
+                    following.subscription = None;
+                }
+            }
+        }
+    }
+
+    fn tell_typing(&self, typing: &Typing) {
+        let Some(user) = UserId::new(typing.user_id) else {
+            return;
+        };
+        let frame = payload::typing(self.topic, user);
+        for (id, listener) in &self.listeners {
+            if typing.session_id != id.as_slice() {
+                listener.session.outbox.push(&frame);
+            }
+        }
+    }
+
+    fn last(&self) -> Seq {
+        (self.following.as_ref()).map_or(Seq::ZERO, |following| following.sequence.last())
+    }
+
+    fn offer(&mut self, entry: &Entry) {
+        if let Some(following) = &mut self.following {
+            (following.sequence).offer(Seq::new(entry.seq), || payload::sent(entry));
+        }
+    }
+
+    /// Lets out what is next in order.
+    fn let_out(&mut self) {
+        let Some(following) = &mut self.following else {
+            return;
+        };
+        let before = following.sequence.last();
+        while let Some((seq, frame)) = following.sequence.next() {
+            let Some(frame) = frame else { continue };
+            self.listeners.retain(|_, listener| {
+                if seq > listener.from {
+                    listener.session.outbox.push(&frame);
+                }
+                !listener.session.outbox.is_ended()
+            });
+        }
+        let last = following.sequence.last();
+        if last > before {
+            self.progress.0.store(last.get(), Ordering::Relaxed);
+            self.awaited.retain(|_, awaited| *awaited > last);
+            self.flush_deferred();
+        }
+    }
+
+    fn flush_deferred(&mut self) {
+        if self.deferred.is_empty() {
+            return;
+        }
+        let last = self.following.as_ref().map(|f| f.sequence.last());
+        self.deferred.retain(|deferred| {
+            let due = last.is_none_or(|last| deferred.behind <= last);
+            if due {
+                deferred.session.outbox.push(&deferred.frame);
+            }
+            !due
+        });
+    }
+
+    /// Answers the messages of one call; says whether message-svc did.
+    fn answered(&mut self, answered: Answered) -> bool {
+        let mut again = VecDeque::new();
+        let mut settled_later = HashSet::new();
+        let mut verdicts = Vec::with_capacity(answered.len());
+        // What failed for a reason that may pass is sent again, unless a later
+        // message of the same socket is in the log already.
+        for (outgoing, outcome) in answered.into_iter().rev() {
+            let verdict = judge(outcome);
+            let id = outgoing.session.session_id;
+            match verdict {
+                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late() => {
+                    again.push_front(outgoing);
+                }
+                verdict => {
+                    if matches!(verdict, Verdict::Sent(_)) {
+                        settled_later.insert(id);
+                    }
+                    verdicts.push((outgoing, verdict));
+                }
+            }
+        }
+        let succeeded = again.is_empty();
+        again.append(&mut self.outgoing);
+        self.outgoing = again;
+        for (outgoing, verdict) in verdicts.into_iter().rev() {
+            match verdict {
+                Verdict::Sent(sent) => self.answer_sent(outgoing, &sent),
+                Verdict::Failed(code, sentence) => outgoing.fail(code, &sentence),
+                Verdict::Again => outgoing.fail_unavailable(),
+            }
+        }
+        succeeded
+    }
+
+    /// Answers a message that is in the log: by the feed, when it lets the entry
+    /// out, or directly where the feed will not.
+    fn answer_sent(&mut self, outgoing: Outgoing, sent: &Sent) {
+        let Some(entry) = &sent.entry else {
+            outgoing.fail_unavailable();
+            return;
+        };
+        let seq = Seq::new(entry.seq);
+        self.offer(entry);
+        self.let_out();
+        let Outgoing {
+            session,
+            ack,
+            emitted_at,
+            ..
+        } = outgoing;
+        let id = session.session_id;
+        let last = self.last();
+        let mut frame = None;
+        let mut frame = || frame.get_or_insert_with(|| payload::sent(entry)).clone();
+        if let Some(ack) = ack
+            && let Some(frame) = frame()
+        {
+            ack.answer(&frame);
+        }
+        let listens = if let Some(listener) = self.listeners.get(&id) {
+            if seq > last {
+                self.awaited.insert(id, seq);
+            }
+            seq > listener.from && (seq > last || seq > emitted_at)
+        } else if let Some(one) = (self.catching_up.iter()).find(|one| one.session.session_id == id)
+        {
+            seq > one.since && (seq > one.cursor || seq > emitted_at)
+        } else {
+            self.house.members.confirm(&session, self.topic);
+            if !sent.duplicate {
+                // He became a member by this message: he is answered as a
+                // listener, or directly if he turns out to be none.
+                if let Some(frame) = frame() {
+                    let answers = self.unclaimed.entry(id).or_default();
+                    answers.insert(seq, (session, frame));
+                }
+                return;
+            }
+            false
+        };
+        if listens {
+            return;
+        }
+        let Some(frame) = frame() else { return };
+        match self.awaited.get(&id) {
+            Some(awaited) if *awaited > last => self.deferred.push_back(Deferred {
+                behind: *awaited,
+                session,
+                frame,
+            }),
+            _ => session.outbox.push(&frame),
+        }
+    }
+
+    fn read(&mut self, page: Result<Vec<Entry>, Status>) -> bool {
+        match page {
+            Ok(entries) => {
+                for entry in &entries {
+                    self.offer(entry);
+                }
+                self.let_out();
+                !entries.is_empty()
+            }
+            Err(status) => {
+                tracing::debug!(topic = %self.topic, code = ?status.code(), "a hole can't be read yet");
+                false
+            }
+        }
+    }
+
+    fn caught_up(&mut self, id: SessionId, page: Result<Vec<Entry>, Status>) -> bool {
+        let Ok(entries) = page else { return false };
+        let last = self.last();
+        let Some(at) = (self.catching_up.iter()).position(|one| one.session.session_id == id)
+        else {
+            return true;
+        };
+        let Some(mut one) = self.catching_up.remove(at) else {
+            return true;
+        };
+        let before = one.cursor;
+        for entry in &entries {
+            let seq = Seq::new(entry.seq);
+            if seq != one.cursor.next() {
+                break;
+            }
+            if let Some(frame) = payload::sent(entry) {
+                one.session.outbox.push(&frame);
+            }
+            one.cursor = seq;
+        }
+        let moved = one.cursor > before;
+        if one.cursor >= last {
+            let from = one.cursor;
+            let session = one.session;
+            self.listeners.insert(id, Listener { session, from });
+            return true;
+        }
+        self.catching_up.push_back(one);
+        moved
+    }
+}
+
+/// Subscribes, and asks for the head once that is in force: what is appended
+/// later comes over the bus, or is found missing.
+async fn open(house: Arc<House>, topic: TopicId) -> Result<(Subscription, Seq), OpenError> {
+    let subscription = house.bus.subscribe(Subject::Topic(topic)).await?;
+    house.bus.flush(CALL_LIMIT).await?;
+    let head =
+        (house.heads.ask(topic).await).map_err(|status| OpenError::Head(Box::new(status)))?;
+    Ok((subscription, head))
+}
+
+async fn page(house: Arc<House>, topic: TopicId, start: Seq) -> Result<Vec<Entry>, Status> {
+    let request = Call::within(CALL_LIMIT).request(ListEntriesRequest {
+        topic_id: topic.get(),
+        direction: Direction::Forward.into(),
+        start_seq: start.get(),
+        page_size: PAGE,
+        page_token: String::new(),
+    });
+    let mut client = house.services.message.clone();
+    Ok(client.list_entries(request).await?.into_inner().entries)
+}
+
+async fn next_event(following: &mut Option<Following>) -> Option<Received> {
+    match following.as_mut().and_then(|one| one.subscription.as_mut()) {
+        Some(subscription) => subscription.recv().await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => pending().await,
+    }
+}
+
+/// When something that failed may be tried again: at most a second later.
+#[derive(Default)]
+struct Pace {
+    not_before: Option<Instant>,
+    pauses: Option<ExponentialBackoff>,
+}
+
+impl Pace {
+    fn later_than(&self, now: Instant) -> Option<Instant> {
+        self.not_before.filter(|not_before| now < *not_before)
+    }
+
+    fn note(&mut self, succeeded: bool) {
+        if succeeded {
+            *self = Self::default();
+            return;
+        }
+        let pauses = self.pauses.get_or_insert_with(|| pauses().build());
+        self.not_before = pauses.next().map(|pause| Instant::now() + pause);
+    }
+}
+
+fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(25))
+        .with_max_delay(Duration::from_millis(500))
+        .with_jitter()
+        .without_max_times()
+}

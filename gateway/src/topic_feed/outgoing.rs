@@ -1,0 +1,256 @@
+//! Messages on their way from sockets here to message-svc: one call at a time
+//! for a topic, in the order in which they came.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chassis::{
+    call::{ActingUser, Call},
+    id::{Seq, TopicId},
+};
+use proto::message::v1::{
+    ErrorReason, OutgoingMessage, SendFailure, SendMessagesRequest, Sent, outgoing_message::Stamp,
+    send_result::Outcome,
+};
+use tonic::Status;
+
+use crate::{
+    error::FailCode,
+    hub::Services,
+    message::message_failure,
+    outbox::AckReply,
+    rules::{NewMessage, SessionHandle},
+};
+
+/// Most messages, bytes and senders of one call.
+const MAX_MESSAGES: usize = 256;
+const MAX_BYTES: usize = 1 << 20;
+const MAX_SENDERS: usize = 32;
+
+/// A message that a socket here has emitted and that is not answered yet.
+pub(crate) struct Outgoing {
+    pub(super) session: Arc<SessionHandle>,
+    pub(super) ack: Option<AckReply>,
+    /// What the feed had let out when the message came in.
+    pub(super) emitted_at: Seq,
+    message: NewMessage,
+    /// Stands for a stamp where the client gave none, so that a repeated call appends once.
+    edge_stamp: String,
+    deadline: Instant,
+}
+
+impl Outgoing {
+    pub(crate) fn new(
+        session: &Arc<SessionHandle>,
+        message: NewMessage,
+        ack: Option<AckReply>,
+        limit: Duration,
+    ) -> Self {
+        Self {
+            session: Arc::clone(session),
+            ack,
+            emitted_at: Seq::ZERO,
+            message,
+            edge_stamp: format!("{:032x}", rand::random::<u128>()),
+            deadline: Instant::now() + limit,
+        }
+    }
+
+    /// Tells the sender, and him alone, that it failed.
+    pub(crate) fn fail(self, code: FailCode, sentence: &str) {
+        metrics::counter!("drivers_gateway_sends_failed_total", "code" => code.as_str())
+            .increment(1);
+        let frame = message_failure(code, sentence, self.message.stamp_id.as_deref());
+        self.session.outbox.push(&frame);
+        if let Some(ack) = self.ack {
+            ack.answer(&frame);
+        }
+    }
+
+    /// The same where there is no more to say than that it may be sent again.
+    pub(crate) fn fail_unavailable(self) {
+        self.fail(FailCode::Unavailable, FailCode::Unavailable.sentence());
+    }
+
+    fn bytes(&self) -> usize {
+        let attrs = self
+            .message
+            .attrs
+            .as_ref()
+            .map_or(0, |json| json.get().len());
+        self.message.body.len() + attrs + 256
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline <= Instant::now()
+    }
+
+    fn to_wire(&self, acting_user_index: usize) -> OutgoingMessage {
+        let message = &self.message;
+        OutgoingMessage {
+            acting_user_index: u32::try_from(acting_user_index).unwrap_or(u32::MAX),
+            stamp: Some(match &message.stamp_id {
+                Some(stamp) => Stamp::StampId(stamp.clone()),
+                None => Stamp::EdgeStamp(self.edge_stamp.clone()),
+            }),
+            body: message.body.clone(),
+            reply_to: message.reply_to.map_or(0, |id| id.get()),
+            attrs_json: message
+                .attrs
+                .as_ref()
+                .map_or_else(String::new, |json| json.get().to_owned()),
+            has_media: message.has_media,
+        }
+    }
+}
+
+/// The messages of one call, each with the place of its sender among the acting users.
+#[derive(Default)]
+pub(super) struct Batch {
+    messages: Vec<(Outgoing, usize)>,
+    senders: Vec<ActingUser>,
+    bytes: usize,
+}
+
+/// What became of the messages of one call, in their order.
+pub(super) type Answered = Vec<(Outgoing, Result<Outcome, Status>)>;
+
+impl Batch {
+    /// Takes from the front of a queue what fits into one call. What has waited
+    /// too long already is answered.
+    pub(super) fn take(queue: &mut VecDeque<Outgoing>) -> Self {
+        let now = Instant::now();
+        let mut batch = Self::default();
+        while let Some(next) = queue.pop_front() {
+            if next.deadline <= now {
+                next.fail_unavailable();
+            } else if let Err(next) = batch.push(next) {
+                queue.push_front(next);
+                break;
+            }
+        }
+        batch
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// Gives a message back that does not fit any more.
+    fn push(&mut self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        let user = &outgoing.session.user;
+        let known = (self.senders.iter())
+            .position(|sender| sender.id == user.user_id && sender.username == user.username);
+        let bytes = self.bytes + outgoing.bytes();
+        let fits = self.messages.len() < MAX_MESSAGES
+            && bytes <= MAX_BYTES
+            && (known.is_some() || self.senders.len() < MAX_SENDERS);
+        if !fits && !self.messages.is_empty() {
+            return Err(outgoing);
+        }
+        let index = known.unwrap_or_else(|| {
+            self.senders.push(ActingUser {
+                id: user.user_id,
+                username: user.username.clone(),
+            });
+            self.senders.len() - 1
+        });
+        self.bytes = bytes;
+        self.messages.push((outgoing, index));
+        Ok(())
+    }
+
+    /// Sends them, and says what became of each.
+    pub(super) async fn send(self, services: Services, topic: TopicId) -> Answered {
+        let messages = self.messages.iter();
+        let latest = messages
+            .clone()
+            .map(|(outgoing, _)| outgoing.deadline)
+            .max();
+        let limit = latest.map_or(Duration::ZERO, |at| {
+            at.saturating_duration_since(Instant::now())
+        });
+        let call = (self.senders.into_iter()).fold(Call::within(limit), Call::acting_for);
+        let request = call.request(SendMessagesRequest {
+            topic_id: topic.get(),
+            messages: messages
+                .map(|(outgoing, index)| outgoing.to_wire(*index))
+                .collect(),
+        });
+        let mut client = services.message;
+        let outcomes = client.send_messages(request).await.map(|response| {
+            let results = response.into_inner().results.into_iter();
+            results.map(|result| result.outcome.ok_or_else(unanswered))
+        });
+        let mut answered = Vec::with_capacity(self.messages.len());
+        match outcomes {
+            Ok(mut outcomes) => {
+                for (outgoing, _) in self.messages {
+                    let outcome = outcomes.next().unwrap_or_else(|| Err(unanswered()));
+                    answered.push((outgoing, outcome));
+                }
+            }
+            Err(status) => {
+                for (outgoing, _) in self.messages {
+                    answered.push((outgoing, Err(status.clone())));
+                }
+            }
+        }
+        answered
+    }
+}
+
+fn unanswered() -> Status {
+    Status::unavailable("the message was not answered")
+}
+
+/// What is to be done about one message.
+pub(super) enum Verdict {
+    Sent(Box<Sent>),
+    Failed(FailCode, String),
+    /// Nothing is known, or nothing was stored for a reason that may pass.
+    Again,
+}
+
+pub(super) fn judge(outcome: Result<Outcome, Status>) -> Verdict {
+    match outcome {
+        Ok(Outcome::Sent(sent)) => Verdict::Sent(Box::new(sent)),
+        Ok(Outcome::Failure(failure)) => judge_failure(&failure),
+        Err(status) => match status.code() {
+            tonic::Code::InvalidArgument => {
+                tracing::error!(error = %status, "message-svc finds our call malformed");
+                failed(FailCode::InvalidMessage)
+            }
+            tonic::Code::NotFound => failed(FailCode::TopicNotFound),
+            _ => Verdict::Again,
+        },
+    }
+}
+
+fn judge_failure(failure: &SendFailure) -> Verdict {
+    match failure.reason() {
+        ErrorReason::FieldInvalid | ErrorReason::MessageInvalid => {
+            Verdict::Failed(FailCode::InvalidMessage, failure.message.clone())
+        }
+        ErrorReason::TopicNotFound | ErrorReason::RoomNotFound => failed(FailCode::TopicNotFound),
+        ErrorReason::TopicClosed => failed(FailCode::TopicClosed),
+        ErrorReason::NotAMember => failed(FailCode::NotAMember),
+        ErrorReason::MembershipsFull => Verdict::Failed(
+            FailCode::NotAMember,
+            "you are a member of as many topics as a user can be".into(),
+        ),
+        ErrorReason::ReplyNotFound => failed(FailCode::ReplyNotFound),
+        ErrorReason::StampReused => failed(FailCode::StampReused),
+        ErrorReason::Unspecified
+        | ErrorReason::OutcomeUnknown
+        | ErrorReason::NotStored
+        | ErrorReason::StoreUnavailable => Verdict::Again,
+    }
+}
+
+fn failed(code: FailCode) -> Verdict {
+    Verdict::Failed(code, code.sentence().into())
+}
