@@ -7,6 +7,9 @@ use std::{
 
 use engineioxide::Str;
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+use socketioxide_core::{Value, packet::Packet, parser::Parse};
+use socketioxide_parser_common::CommonParser;
 
 /// Which generation of the protocol a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,8 +27,8 @@ pub struct Frame(Arc<Encoded>);
 #[derive(Debug)]
 struct Encoded {
     packet: Str,
-    /// Where the payload begins in `packet`; it ends one byte before the end.
-    payload_at: usize,
+    /// The payload alone, for acknowledgements.
+    payload: Box<RawValue>,
     /// The packet in ASCII, made when the first old client needs it.
     ascii: OnceLock<Str>,
 }
@@ -36,14 +39,13 @@ impl Frame {
     /// A payload that can't be JSON is a bug of ours: it is logged and sent as `null`.
     #[must_use]
     pub fn event(name: &'static str, payload: &impl Serialize) -> Self {
-        let payload = serde_json::to_string(payload).unwrap_or_else(|error| {
+        let payload = to_raw_value(payload).unwrap_or_else(|error| {
             tracing::error!(event = name, %error, "a payload can't be encoded");
-            "null".to_owned()
+            RawValue::NULL.to_owned()
         });
-        let packet = format!("2[\"{name}\",{payload}]");
         Self(Arc::new(Encoded {
-            payload_at: packet.len() - payload.len() - 1,
-            packet: Str::from(packet),
+            packet: encode(Packet::event("/", array(&payload, Some(name)))),
+            payload,
             ascii: OnceLock::new(),
         }))
     }
@@ -64,22 +66,44 @@ impl Frame {
     }
 
     /// The answer to the acknowledgement `id`, with this event's payload.
-    pub(crate) fn ack_packet(&self, id: u64, generation: Generation) -> Str {
-        let packet = self.0.packet.as_str();
-        let payload = packet
-            .get(self.0.payload_at..packet.len() - 1)
-            .unwrap_or("null");
-        let ack = Str::from(format!("3{id}[{payload}]"));
-        match generation {
-            Generation::Eio4 => ack,
-            Generation::Eio3 => ascii(&ack),
-        }
+    pub(crate) fn ack_packet(&self, id: i64, generation: Generation) -> Str {
+        encode_for(
+            generation,
+            Packet::ack("/", array(&self.0.payload, None), id),
+        )
+    }
+}
+
+/// The array that a packet carries: the event's name, if it has one, and the payload.
+fn array(payload: &RawValue, name: Option<&str>) -> Value {
+    CommonParser
+        .encode_value(payload, name)
+        .unwrap_or_else(|error| {
+            tracing::error!(%error, "a payload can't be put into a packet");
+            Value::Str(Str::from("[]"), None)
+        })
+}
+
+fn encode(packet: Packet) -> Str {
+    match CommonParser.encode(packet) {
+        Value::Str(text, _) => text,
+        // This parser makes text only.
+        Value::Bytes(_) => Str::default(),
+    }
+}
+
+/// A packet's text for a client of this generation.
+pub(crate) fn encode_for(generation: Generation, packet: Packet) -> Str {
+    let text = encode(packet);
+    match generation {
+        Generation::Eio4 => text,
+        Generation::Eio3 => ascii(&text),
     }
 }
 
 /// Socket.IO 1.x decodes UTF-8 twice on polling and 2.x once, and nothing tells
 /// them apart: only ASCII means the same to both. Outside of strings JSON is ASCII.
-pub(crate) fn ascii(json: &Str) -> Str {
+fn ascii(json: &Str) -> Str {
     if json.is_ascii() {
         return json.clone();
     }

@@ -1,5 +1,110 @@
 //! The edge: HTTPS sign-up and Socket.IO for the phones.
+//!
+//! [`App`] is everything between TCP and the [`rules`]: it holds sockets and no
+//! data.
 
+mod attrs;
+pub mod config;
+mod connection;
+mod double_utf8;
+mod drain;
+pub mod error;
 pub mod frame;
+mod http;
+mod listener;
+pub mod message;
 pub mod outbox;
+mod rate_limit;
 pub mod rules;
+mod session;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::Config,
+    listener::Server,
+    rate_limit::Limiter,
+    rules::Rules,
+    socket::{Sockets, requests::Requests},
+};
+
+/// How often it is looked for sockets that take nothing.
+const SWEEP: Duration = Duration::from_secs(1);
+/// What the last sockets and connections may take beyond the drain window.
+const DRAIN_GRACE: Duration = Duration::from_secs(10);
+
+/// The edge, ready to serve.
+pub struct App {
+    config: Config,
+    sockets: Arc<Sockets>,
+    limiter: Arc<Limiter>,
+    server: Server,
+}
+
+impl App {
+    /// An edge in front of `rules`; with `tls`, for `https` and `wss` only.
+    #[must_use]
+    pub fn new(config: Config, rules: Arc<dyn Rules>, tls: Option<Arc<ServerConfig>>) -> Self {
+        let limiter = Arc::new(Limiter::new(&config.rate_limits));
+        let sockets = Arc::new(Sockets::new(config.clone(), rules.clone(), limiter.clone()));
+        let server = Server {
+            requests: Requests::new(sockets.clone()),
+            router: http::router(rules, limiter.clone()),
+            tls,
+            stall_timeout: config.stall_timeout,
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        Self {
+            config,
+            sockets,
+            limiter,
+            server,
+        }
+    }
+
+    /// Serves until `shutdown`, then ends all sockets over the drain window.
+    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
+        let Server { stop, tasks, .. } = self.server.clone();
+        tokio::select! {
+            () = listener::accept(listener, self.server, &self.config) => {}
+            () = sweep(&self.sockets, &self.limiter) => {}
+            () = shutdown.cancelled() => {}
+        }
+        tasks.close();
+        let drained = async {
+            drain::drain(&self.sockets, self.config.drain_window).await;
+            stop.cancel();
+            tasks.wait().await;
+        };
+        let limit = self.config.drain_window + DRAIN_GRACE;
+        if timeout(limit, drained).await.is_err() {
+            stop.cancel();
+            tracing::warn!("some connections did not end within the drain window");
+        }
+    }
+}
+
+async fn sweep(sockets: &Sockets, limiter: &Limiter) {
+    let mut ticks = interval(SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seconds = 0_u64;
+    loop {
+        ticks.tick().await;
+        sockets.end_stalled();
+        seconds += 1;
+        if seconds.is_multiple_of(60) {
+            limiter.sweep();
+        }
+    }
+}

@@ -247,14 +247,14 @@ impl std::fmt::Debug for Outbox {
 /// A client's wish to have an event acknowledged.
 #[derive(Debug)]
 pub struct AckReply {
-    id: u64,
+    id: i64,
     outbox: Outbox,
 }
 
 impl AckReply {
     /// For the acknowledgement `id` of this socket.
     #[must_use]
-    pub fn new(id: u64, outbox: Outbox) -> Self {
+    pub fn new(id: i64, outbox: Outbox) -> Self {
         Self { id, outbox }
     }
 

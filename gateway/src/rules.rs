@@ -116,17 +116,57 @@ pub enum TypingError {
     Unavailable,
 }
 
-/// A valid request for an account.
+/// A request for an account, all keys given and none blank. The values are as
+/// they were sent: their forms and lengths are the account service's to judge.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SignUp {
-    /// Digits, 7 to 15, without the plus.
+    /// `phone_number`.
     pub phone_number: String,
-    /// Trimmed, NFC, 1 to 16 characters.
+    /// `username`.
     pub username: String,
-    /// Not blank.
+    /// `gcm_token`.
     pub gcm_token: String,
-    /// 1 to 8 characters.
+    /// `device_type`.
     pub device_type: String,
+}
+
+/// The keys of a sign-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SignUpKey {
+    /// `phone_number`.
+    PhoneNumber,
+    /// `username`.
+    Username,
+    /// `gcm_token`.
+    GcmToken,
+    /// `device_type`.
+    DeviceType,
+}
+
+impl SignUpKey {
+    const ALL: [Self; 4] = [
+        Self::PhoneNumber,
+        Self::Username,
+        Self::GcmToken,
+        Self::DeviceType,
+    ];
+
+    /// The key that is called so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.as_str() == name)
+    }
+
+    /// As it stands in the request, and as the account service calls the field.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PhoneNumber => "phone_number",
+            Self::Username => "username",
+            Self::GcmToken => "gcm_token",
+            Self::DeviceType => "device_type",
+        }
+    }
 }
 
 /// A new account.
@@ -139,7 +179,7 @@ pub struct SignedUp {
 }
 
 /// Why there is no new account.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignUpError {
     /// The number has an account.
     #[error("the phone number is taken")]
@@ -147,14 +187,9 @@ pub enum SignUpError {
     /// Somebody has that name.
     #[error("the user name is taken")]
     UsernameTaken,
-    /// A value breaks a rule of the service.
-    #[error("{key} is invalid: {rule}")]
-    Invalid {
-        /// The key.
-        key: String,
-        /// The rule it breaks, for people.
-        rule: String,
-    },
+    /// A value breaks the rule of its key.
+    #[error("{} is invalid", .0.as_str())]
+    Invalid(SignUpKey),
     /// It can't be done now.
     #[error("sign-up is unavailable")]
     Unavailable,
