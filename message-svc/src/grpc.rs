@@ -19,7 +19,9 @@ use prost::Message as _;
 use proto::message::v1::{
     self as pb, message_service_server::MessageService, send_result::Outcome,
 };
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use self::{
     fields::{invalid, room_id, topic_id, user_id},
@@ -29,7 +31,7 @@ use crate::{
     directory::Directory,
     error::Error,
     log::{Direction, Log, Sent},
-    store::TopicChange,
+    store::{StoreError, TopicChange},
 };
 
 /// Most messages of one call.
@@ -48,13 +50,33 @@ const READ_AHEAD: usize = 100;
 pub struct Api {
     directory: Arc<Directory>,
     log: Log,
+    changes: TaskTracker,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Api {
-    pub(crate) fn new(directory: Arc<Directory>, log: Log) -> Self {
-        Self { directory, log }
+    /// `changes` has the changes under way, which do not end with their callers.
+    pub(crate) fn new(directory: Arc<Directory>, log: Log, changes: TaskTracker) -> Self {
+        Self {
+            directory,
+            log,
+            changes,
+        }
+    }
+
+    /// Makes a change to its end, even if the caller stops waiting: one that is
+    /// stored and not announced would not be announced by a retry either.
+    async fn change<T, F>(&self, change: impl FnOnce(Arc<Directory>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let change = change(Arc::clone(&self.directory)).in_current_span();
+        match self.changes.spawn(change).await {
+            Ok(changed) => changed,
+            Err(died) => Err(StoreError::Unavailable(died.to_string()).into()),
+        }
     }
 
     /// Entries from `start` on, at most `limit` and [`PAGE_BYTES`] but at least one
@@ -317,7 +339,9 @@ impl MessageService for Api {
             visibility: fields::visibility(request.visibility)?,
             closed: request.closed,
         };
-        let topic = self.directory.update_topic(topic, &change).await?;
+        let topic = self
+            .change(|directory| async move { directory.update_topic(topic, &change).await })
+            .await?;
         Ok(Response::new(pb::UpdateTopicResponse {
             topic: Some(convert::topic(topic)),
         }))
@@ -356,7 +380,9 @@ impl MessageService for Api {
         request: Request<pb::EnrolUserRequest>,
     ) -> Answer<pb::EnrolUserResponse> {
         let user = user_id(request.into_inner().user_id)?;
-        let version = self.directory.enrol(user).await?;
+        let version = self
+            .change(|directory| async move { directory.enrol(user).await })
+            .await?;
         Ok(Response::new(pb::EnrolUserResponse { version }))
     }
 
@@ -369,7 +395,9 @@ impl MessageService for Api {
         let topic = topic_id(request.topic_id)?;
         let user = user_id(request.user_id)?;
         let asker = fields::asker(&call, user)?;
-        let membership = self.directory.join(topic, user, asker).await?;
+        let membership = self
+            .change(|directory| async move { directory.join(topic, user, asker).await })
+            .await?;
         Ok(Response::new(pb::JoinTopicResponse {
             membership: Some(convert::membership(membership)),
         }))
@@ -384,7 +412,8 @@ impl MessageService for Api {
         let topic = topic_id(request.topic_id)?;
         let user = user_id(request.user_id)?;
         fields::asker(&call, user)?;
-        self.directory.leave(topic, user).await?;
+        self.change(|directory| async move { directory.leave(topic, user).await })
+            .await?;
         Ok(Response::new(pb::LeaveTopicResponse {}))
     }
 
@@ -401,7 +430,8 @@ impl MessageService for Api {
             let rule = "can't be removed by a call that acts for a person";
             return Err(invalid("user_id", rule).into());
         }
-        self.directory.remove(topic, user).await?;
+        self.change(|directory| async move { directory.remove(topic, user).await })
+            .await?;
         Ok(Response::new(pb::RemoveMemberResponse {}))
     }
 

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use chassis::bus::Bus;
 use proto::message::v1::message_service_server::MessageServiceServer;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     announce::Announcements,
@@ -31,8 +31,8 @@ use self::{
 /// longer, and has to stay below gRPC's 4 MiB.
 const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
 
-/// How long appends under way may take at the end.
-const LAST_APPENDS: Duration = Duration::from_secs(10);
+/// How long what is under way may take at the end.
+const LAST_WRITES: Duration = Duration::from_secs(10);
 
 /// Builds the service over its stores, and makes what is missing of its seed.
 ///
@@ -63,10 +63,12 @@ pub async fn build(
         Arc::clone(&announcements) as _,
         config.log(),
     );
-    let api = Api::new(directory, log.clone());
+    let changes = TaskTracker::new();
+    let api = Api::new(directory, log.clone(), changes.clone());
     Ok(App {
         service: MessageServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES),
         log,
+        changes,
         announcements,
     })
 }
@@ -75,6 +77,7 @@ pub async fn build(
 pub struct App {
     service: MessageServiceServer<Api>,
     log: Log,
+    changes: TaskTracker,
     announcements: Arc<Announcements>,
 }
 
@@ -86,13 +89,20 @@ impl App {
     }
 
     /// Does what has to be done besides answering calls, until `shutdown`; then takes
-    /// no more messages and waits for the appends under way. So `shutdown` comes
+    /// no more messages and waits for the writes under way. So `shutdown` comes
     /// behind the end of the last call.
     pub async fn run(self, shutdown: CancellationToken) {
         self.announcements.repeat(&shutdown).await;
-        let appends = tokio::time::timeout(LAST_APPENDS, self.log.shut_down());
-        if appends.await.is_err() {
-            tracing::warn!("appends are still under way at the end; their outcome is not known");
+        let last_writes = async {
+            self.log.shut_down().await;
+            self.changes.close();
+            self.changes.wait().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, last_writes)
+            .await
+            .is_err()
+        {
+            tracing::warn!("writes are still under way at the end; their outcome is not known");
         }
     }
 }

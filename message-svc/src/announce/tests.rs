@@ -18,7 +18,7 @@ use crate::entry::{Content, Entry, Kind, Stamp};
 pub(crate) struct Tape(Mutex<Vec<(Subject, Bytes)>>);
 
 impl Tape {
-    fn take(&self) -> Vec<(Subject, Bytes)> {
+    pub(crate) fn take(&self) -> Vec<(Subject, Bytes)> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
