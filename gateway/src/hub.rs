@@ -1,6 +1,9 @@
 //! What stands behind the edge: the rules of a signed-in session, over the three
 //! services and the bus.
 
+#[cfg(test)]
+mod trials;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},

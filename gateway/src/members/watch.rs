@@ -258,13 +258,14 @@ impl Watch {
         if version == 0 || changed.version <= version {
             return;
         }
-        let (Some(topic), Some(change)) = (TopicId::new(changed.topic_id), &changed.change) else {
-            return;
-        };
-        if changed.version > version + 1 {
+        let (Some(topic), Some(change), true) = (
+            TopicId::new(changed.topic_id),
+            &changed.change,
+            changed.version == version + 1,
+        ) else {
             self.refresh().await;
             return;
-        }
+        };
         let mut topics = self.state.known().memberships.clone();
         match change {
             Change::Joined(joined) => topics.insert(topic, Seq::new(joined.joined_at_seq)),

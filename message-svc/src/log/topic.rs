@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Instant,
 };
@@ -55,6 +55,18 @@ pub(super) struct Waiting {
     /// Whether an append with it was tried whose outcome is not known.
     pub(super) tried: bool,
     answer: oneshot::Sender<Result<Sent, Error>>,
+    claim: Claim,
+}
+
+/// Decides who comes first: the writer who takes a message into a batch, or the
+/// caller who stops waiting. What its caller took back is never stored.
+#[derive(Clone, Default)]
+pub(super) struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::AcqRel)
+    }
 }
 
 impl Waiting {
@@ -75,15 +87,16 @@ impl Waiting {
 /// The answer to one message, to come.
 pub(super) enum Answer {
     Ready(Error),
-    Coming(oneshot::Receiver<Result<Sent, Error>>),
+    Coming(oneshot::Receiver<Result<Sent, Error>>, Claim),
 }
 
 impl Answer {
     pub(super) async fn wait(self, deadline: Instant) -> Result<Sent, Error> {
         match self {
             Self::Ready(error) => Err(error),
-            Self::Coming(answer) => match timeout_at(deadline.into(), answer).await {
+            Self::Coming(answer, claim) => match timeout_at(deadline.into(), answer).await {
                 Ok(Ok(result)) => result,
+                Err(_) if claim.take() => Err(late()),
                 Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown),
             },
         }
@@ -129,6 +142,7 @@ impl TopicLog {
                     ));
                 }
                 let (answer, coming) = oneshot::channel();
+                let claim = Claim::default();
                 queue.waiting.push_back(Waiting {
                     owner: message.owner,
                     stamp: message.stamp.unwrap_or_else(made_up_stamp),
@@ -136,8 +150,9 @@ impl TopicLog {
                     deadline,
                     tried: false,
                     answer,
+                    claim: claim.clone(),
                 });
-                Answer::Coming(coming)
+                Answer::Coming(coming, claim)
             })
             .collect();
         if let Writer::Idle(knowledge) = &mut queue.writer {
@@ -169,7 +184,9 @@ impl TopicLog {
         let rest = queue
             .waiting
             .split_off(count.max(1).min(queue.waiting.len()));
-        std::mem::replace(&mut queue.waiting, rest)
+        let mut batch = std::mem::replace(&mut queue.waiting, rest);
+        batch.retain(|waiting| waiting.claim.take());
+        batch
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -227,6 +244,11 @@ impl Drop for Turn {
             queue.waiting.clear();
         }
     }
+}
+
+/// The answer to a message whose time ran out before a batch took it.
+pub(super) fn late() -> Error {
+    Error::NotStored("the time ran out before its turn")
 }
 
 fn made_up_stamp() -> Stamp {

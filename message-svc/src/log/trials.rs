@@ -633,7 +633,7 @@ fn a_full_queue_refuses_and_a_deadline_passes_in_it() {
         let late = log
             .send(topic(), vec![message(1, "late", "x")], Instant::now())
             .await;
-        assert!(late[0].is_err());
+        assert!(matches!(late[0], Err(Error::NotStored(_))), "{late:?}");
         log.shut_down().await;
         assert_eq!(
             house.store.log(topic()).len(),

@@ -12,7 +12,11 @@ use std::{
 use backon::{BackoffBuilder, ExponentialBuilder};
 use chassis::id::{MessageId, Seq, TopicId, UserId};
 
-use super::{Sent, Shared, pages::read_whole, topic::Waiting};
+use super::{
+    Sent, Shared,
+    pages::read_whole,
+    topic::{Waiting, late},
+};
 use crate::{
     entry::{Entry, Kind, Placed, Segment, SegmentId, Stamp},
     error::Error,
@@ -360,8 +364,7 @@ async fn judge(
         });
     }
     if !waiting.tried && waiting.deadline <= Instant::now() {
-        let late = Error::NotStored("the time ran out before its turn");
-        return Ok(Verdict::Answer(Err(late)));
+        return Ok(Verdict::Answer(Err(late())));
     }
     let verdict = match admitted.get(&owner) {
         Some(known) => known.clone(),

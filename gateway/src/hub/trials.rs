@@ -1,0 +1,209 @@
+//! The rules behind the edge, over services that are played and a bus that loses.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod stage;
+
+use std::time::Duration;
+
+use chassis::bus::misbehaving::Misbehaviour;
+
+use self::stage::{Stage, Trouble, message, topic};
+
+const HEALED: Duration = Duration::from_secs(5);
+
+fn calm() -> Misbehaviour {
+    Misbehaviour {
+        drop: 0.0,
+        double: 0.0,
+        reorder: 0.0,
+        delay: Duration::ZERO,
+        seed: 1,
+    }
+}
+
+#[tokio::test]
+async fn a_message_goes_once_to_its_sender_and_to_every_other_listener() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let mut second = stage.sign_in(1).await;
+    let mut other = stage.sign_in(2).await;
+    stage.send(&sender, message("a", "hello"));
+    stage.send(&sender, message("b", "again"));
+    for one in [&mut sender, &mut second, &mut other] {
+        assert_eq!(one.sent(HEALED).await, (1, "hello".into()));
+        assert_eq!(one.sent(HEALED).await, (2, "again".into()));
+        one.hears_nothing().await;
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_to_the_asking_socket_alone() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let mut second = stage.sign_in(1).await;
+    stage.send(&sender, message("a", "hello"));
+    assert_eq!(sender.sent(HEALED).await.0, 1);
+    assert_eq!(second.sent(HEALED).await.0, 1);
+    stage.send(&second, message("a", "hello"));
+    assert_eq!(second.sent(HEALED).await, (1, "hello".into()));
+    sender.hears_nothing().await;
+    second.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn every_listener_gets_every_entry_in_order_whatever_the_bus_does() {
+    let bad = Misbehaviour {
+        drop: 0.3,
+        double: 0.3,
+        reorder: 0.3,
+        delay: Duration::from_millis(5),
+        seed: 7,
+    };
+    let stage = Stage::new(bad);
+    let mut listeners = vec![stage.sign_in(1).await, stage.sign_in(2).await];
+    for n in 0..150 {
+        if n % 3 == 0 {
+            stage.send(&listeners[0], message(&format!("s{n}"), "from here"));
+        } else {
+            stage.log.append_elsewhere(topic(), 9, &format!("e{n}"));
+        }
+        if n % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+    for listener in &mut listeners {
+        for seq in 1..=150 {
+            assert_eq!(listener.sent(HEALED).await.0, seq);
+        }
+        listener.hears_nothing().await;
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn with_no_bus_at_all_the_sweep_heals() {
+    let deaf = Misbehaviour {
+        drop: 1.0,
+        ..calm()
+    };
+    let stage = Stage::new(deaf);
+    let mut listener = stage.sign_in(1).await;
+    for n in 0..700 {
+        stage.log.append_elsewhere(topic(), 9, &format!("e{n}"));
+    }
+    for seq in 1..=700 {
+        assert_eq!(listener.sent(HEALED).await.0, seq);
+    }
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_services_absence_is_bridged_and_the_order_kept() {
+    for trouble in [Trouble::Away, Trouble::AnswersLost, Trouble::NotStored] {
+        let stage = Stage::new(calm());
+        let mut sender = stage.sign_in(1).await;
+        stage.log.trouble(trouble, 6);
+        for n in 0..20 {
+            stage.send(&sender, message(&format!("s{n}"), "x"));
+        }
+        for seq in 1..=20 {
+            assert_eq!(sender.sent(HEALED).await.0, seq, "{trouble:?}");
+        }
+        sender.hears_nothing().await;
+        assert_eq!(
+            stage.log.stamps(topic()),
+            (0..20).map(|n| format!("s{n}")).collect::<Vec<_>>()
+        );
+        stage.end().await;
+    }
+}
+
+#[tokio::test]
+async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() {
+    let stage = Stage::new(calm());
+    let open = stage.log.open_topic(2);
+    let mut sender = stage.sign_in(1).await;
+    let mut second = stage.sign_in(1).await;
+    stage.log.append_elsewhere(open, 9, "before");
+    let mut first = message("a", "hello");
+    first.topic_id = open;
+    stage.send(&sender, first);
+    assert_eq!(sender.sent(HEALED).await, (2, "hello".into()));
+    assert_eq!(second.sent(HEALED).await, (2, "hello".into()));
+    stage.log.append_elsewhere(open, 9, "after");
+    assert_eq!(sender.sent(HEALED).await.0, 3);
+    assert_eq!(second.sent(HEALED).await.0, 3);
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn who_is_joined_late_is_given_what_he_missed_and_who_is_removed_hears_no_more() {
+    let stage = Stage::new(calm());
+    let other = stage.log.open_topic(2);
+    let mut listener = stage.sign_in(1).await;
+    stage.log.append_elsewhere(other, 9, "before he joined");
+    stage.log.join(1, other);
+    for n in 0..400 {
+        stage.log.append_elsewhere(other, 9, &format!("e{n}"));
+    }
+    // The event was never published: the version tells.
+    for seq in 2..=401 {
+        assert_eq!(listener.sent(HEALED).await.0, seq);
+    }
+    stage.log.leave(1, other);
+    stage
+        .until(HEALED, || stage.listens_only_to(&listener, topic()))
+        .await;
+    stage.log.append_elsewhere(other, 9, "after he left");
+    listener.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_its_sockets_though_the_event_is_lost() {
+    let stage = Stage::new(calm());
+    let revoked = stage.sign_in(1).await;
+    let other = stage.sign_in(2).await;
+    stage.log.revoke(&revoked.session);
+    stage
+        .until(HEALED, || revoked.session.outbox.is_ended())
+        .await;
+    assert!(!other.session.outbox.is_ended());
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_user_who_was_never_enrolled_is_at_sign_in() {
+    let stage = Stage::new(calm());
+    stage.log.forget(5);
+    let mut late = stage.sign_in(5).await;
+    stage.log.append_elsewhere(topic(), 9, "hello");
+    assert_eq!(late.sent(HEALED).await.0, 1);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn presence_is_told_who_is_here_and_takes_a_lost_lease_well() {
+    let stage = Stage::new(calm());
+    let one = stage.sign_in(1).await;
+    let two = stage.sign_in(2).await;
+    stage
+        .until(HEALED, || stage.presence.online() == [1, 2])
+        .await;
+    stage.presence.lose_lease();
+    stage.leave(two);
+    stage
+        .until(Duration::from_secs(8), || stage.presence.online() == [1])
+        .await;
+    stage.leave(one);
+    stage
+        .until(HEALED, || stage.presence.online().is_empty())
+        .await;
+    let presence = stage.presence.clone();
+    stage.end().await;
+    assert!(presence.was_released());
+}

@@ -1,0 +1,622 @@
+//! Played services: a log and its members, tokens, and presence, in memory.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use chassis::{
+    bus::{
+        Bus, Subject,
+        memory::MemoryBus,
+        misbehaving::{MisbehavingBus, Misbehaviour},
+    },
+    call::Call,
+    client::Channel,
+    id::{TopicId, UserId},
+    server::{ServerConfig, Services as Server},
+    status::Refusal,
+};
+use engineioxide::Str;
+use futures::future::BoxFuture;
+use prost::Message as _;
+use proto::{
+    event::v1::{EntriesAppended, TopicEvent, topic_event::Event},
+    message::v1::{self as pb, message_service_server as message_server},
+    presence::v1::{self as presence_pb, presence_service_server as presence_server},
+    user::v1::{self as user_pb, user_service_server as user_server},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+
+use crate::{
+    frame::Generation,
+    hub::{Hub, HubConfig, Services},
+    outbox::{EndReason, Outbox, OutboxLimits},
+    rules::{NewMessage, Rules, SessionHandle, SignedIn},
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+pub(super) fn topic() -> TopicId {
+    TopicId::new(1).unwrap()
+}
+
+pub(super) fn message(stamp: &str, body: &str) -> NewMessage {
+    NewMessage {
+        topic_id: topic(),
+        stamp_id: Some(stamp.into()),
+        body: body.into(),
+        reply_to: None,
+        attrs: None,
+        has_media: false,
+    }
+}
+
+/// How the log fails.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Trouble {
+    /// Calls are refused.
+    Away,
+    /// What is sent is appended, and the answer lost.
+    AnswersLost,
+    /// Messages are refused, each by itself.
+    NotStored,
+}
+
+/// A listener whose socket takes everything at once.
+pub(super) struct Socket {
+    pub(super) session: Arc<SessionHandle>,
+    frames: mpsc::Receiver<Str>,
+}
+
+impl Socket {
+    /// The seq and the body of the next message.
+    pub(super) async fn sent(&mut self, limit: Duration) -> (i64, String) {
+        let packet = tokio::time::timeout(limit, self.frames.recv()).await;
+        let packet = packet.expect("a message in time").unwrap();
+        let (name, payload): (String, serde_json::Value) =
+            serde_json::from_str(&packet.as_str()[1..]).unwrap();
+        assert_eq!(
+            (name.as_str(), &payload["event_type"]),
+            ("message_events", &"sent".into())
+        );
+        let data = &payload["data"];
+        (
+            data["seq"].as_i64().unwrap(),
+            data["body"].as_str().unwrap().to_owned(),
+        )
+    }
+
+    pub(super) async fn hears_nothing(&mut self) {
+        let more = tokio::time::timeout(Duration::from_millis(150), self.frames.recv()).await;
+        assert!(more.is_err(), "unexpected: {more:?}");
+    }
+}
+
+pub(super) struct Stage {
+    pub(super) log: Arc<Log>,
+    pub(super) presence: Arc<PlayedPresence>,
+    rules: Arc<dyn Rules>,
+    house: Arc<crate::hub::House>,
+    running: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Stage {
+    pub(super) fn new(misbehaviour: Misbehaviour) -> Self {
+        let bus: Arc<dyn Bus> = Arc::new(MisbehavingBus::new(
+            Arc::new(MemoryBus::new()),
+            misbehaviour,
+        ));
+        let log = Arc::new(Log::new(Arc::clone(&bus)));
+        let presence = Arc::new(PlayedPresence::default());
+        let server = Server::new(ServerConfig::default(), None)
+            .with(message_server::MessageServiceServer::from_arc(Arc::clone(
+                &log,
+            )))
+            .with(user_server::UserServiceServer::from_arc(Arc::clone(&log)))
+            .with(presence_server::PresenceServiceServer::from_arc(
+                Arc::clone(&presence),
+            ));
+        let channel = Channel::local(server);
+        let services = Services::new(channel.clone(), channel.clone(), channel);
+        let hub = Hub::new(services, bus, HubConfig::default());
+        let stop = CancellationToken::new();
+        Self {
+            log,
+            presence,
+            rules: hub.rules(),
+            house: Arc::clone(&hub.house),
+            running: tokio::spawn(hub.run(stop.clone())),
+            stop,
+        }
+    }
+
+    /// A new socket of this user, listening.
+    pub(super) async fn sign_in(&self, user: i64) -> Socket {
+        let (wire, frames) = mpsc::channel(10_000);
+        let session = Arc::new(SessionHandle {
+            session_id: rand::random(),
+            user: SignedIn {
+                user_id: UserId::new(user).unwrap(),
+                username: format!("user {user}"),
+                roles: Vec::new(),
+            },
+            token_sha256: rand::random(),
+            outbox: Outbox::new(Generation::Eio4, OutboxLimits::default(), wire),
+        });
+        self.log
+            .world()
+            .tokens
+            .insert(session.token_sha256.to_vec());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.rules.join(Arc::clone(&session)).await.is_err() {
+            assert!(Instant::now() < deadline, "joined in time");
+        }
+        Socket { session, frames }
+    }
+
+    pub(super) fn leave(&self, socket: Socket) {
+        socket.session.outbox.end(EndReason::Left);
+        self.rules.leave(&socket.session);
+    }
+
+    pub(super) fn send(&self, socket: &Socket, message: NewMessage) {
+        self.rules.send(&socket.session, message, None);
+    }
+
+    pub(super) fn listens_only_to(&self, socket: &Socket, topic: TopicId) -> bool {
+        let user = socket.session.user.user_id;
+        self.house.members.is_member(user, topic) && self.house.feeds.followed() == [topic]
+    }
+
+    pub(super) async fn until(&self, limit: Duration, condition: impl Fn() -> bool) {
+        let deadline = Instant::now() + limit;
+        while !condition() {
+            assert!(Instant::now() < deadline, "it did not come about in time");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub(super) async fn end(self) {
+        self.stop.cancel();
+        tokio::time::timeout(Duration::from_secs(5), self.running)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+/// message-svc and user-svc in one.
+pub(super) struct Log {
+    bus: Arc<dyn Bus>,
+    world: Mutex<World>,
+}
+
+#[derive(Default)]
+struct World {
+    entries: BTreeMap<TopicId, Vec<pb::Entry>>,
+    members: HashMap<i64, (i64, BTreeMap<TopicId, i64>)>,
+    never_enrolled: HashSet<i64>,
+    tokens: HashSet<Vec<u8>>,
+    trouble: Option<(Trouble, u32)>,
+}
+
+impl World {
+    fn member(&mut self, user: i64) -> &mut (i64, BTreeMap<TopicId, i64>) {
+        let default = (1, BTreeMap::from([(topic(), 0)]));
+        self.members.entry(user).or_insert(default)
+    }
+
+    fn append(&mut self, topic: TopicId, owner: i64, stamp: &str, body: &str) -> (pb::Entry, bool) {
+        let entries = self.entries.entry(topic).or_default();
+        let twin = |entry: &&pb::Entry| {
+            let Some(pb::entry::Kind::Message(message)) = &entry.kind else {
+                return false;
+            };
+            message.stamp_id == stamp && entry.owner.as_ref().unwrap().id == owner
+        };
+        if let Some(entry) = entries.iter().find(twin) {
+            return (entry.clone(), true);
+        }
+        let seq = entries.len() as i64 + 1;
+        entries.push(pb::Entry {
+            id: topic.get() * 1_000_000 + seq,
+            topic_id: topic.get(),
+            seq,
+            sent_at_ms: seq,
+            owner: Some(pb::Author {
+                id: owner,
+                username: format!("user {owner}"),
+            }),
+            kind: Some(pb::entry::Kind::Message(pb::Message {
+                stamp_id: stamp.into(),
+                body: body.into(),
+                ..pb::Message::default()
+            })),
+        });
+        (entries.last().unwrap().clone(), false)
+    }
+}
+
+impl Log {
+    fn new(bus: Arc<dyn Bus>) -> Self {
+        let mut world = World::default();
+        world.entries.insert(topic(), Vec::new());
+        Self {
+            bus,
+            world: Mutex::new(world),
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    fn publish(&self, entry: pb::Entry) {
+        let topic = TopicId::new(entry.topic_id).unwrap();
+        let event = TopicEvent {
+            event: Some(Event::EntriesAppended(EntriesAppended {
+                entries: vec![entry],
+            })),
+        };
+        self.bus
+            .publish(Subject::Topic(topic), event.encode_to_vec().into());
+    }
+
+    pub(super) fn append_elsewhere(&self, topic: TopicId, owner: i64, stamp: &str) {
+        let (entry, _) = self.world().append(topic, owner, stamp, stamp);
+        self.publish(entry);
+    }
+
+    pub(super) fn open_topic(&self, id: i64) -> TopicId {
+        let topic = TopicId::new(id).unwrap();
+        self.world().entries.insert(topic, Vec::new());
+        topic
+    }
+
+    pub(super) fn stamps(&self, topic: TopicId) -> Vec<String> {
+        let world = self.world();
+        let messages = world.entries[&topic].iter().map(|entry| {
+            let Some(pb::entry::Kind::Message(message)) = &entry.kind else {
+                panic!()
+            };
+            message.stamp_id.clone()
+        });
+        messages.collect()
+    }
+
+    pub(super) fn trouble(&self, trouble: Trouble, calls: u32) {
+        self.world().trouble = Some((trouble, calls));
+    }
+
+    /// Makes a user a member and tells nobody.
+    pub(super) fn join(&self, user: i64, topic: TopicId) {
+        let mut world = self.world();
+        let head = world.entries[&topic].len() as i64;
+        let (version, topics) = world.member(user);
+        topics.insert(topic, head);
+        *version += 1;
+    }
+
+    pub(super) fn leave(&self, user: i64, topic: TopicId) {
+        let mut world = self.world();
+        let (version, topics) = world.member(user);
+        topics.remove(&topic);
+        *version += 1;
+    }
+
+    pub(super) fn revoke(&self, session: &SessionHandle) {
+        self.world().tokens.remove(session.token_sha256.as_slice());
+    }
+
+    pub(super) fn forget(&self, user: i64) {
+        self.world().never_enrolled.insert(user);
+    }
+}
+
+/// RPCs that the gateway does not call.
+macro_rules! not_played {
+    ($pb:ident: $($method:ident($request:ident) -> $response:ident),* $(,)?) => {
+        $(fn $method<'a, 'b>(
+            &'a self,
+            _: Request<$pb::$request>,
+        ) -> BoxFuture<'b, Answer<$pb::$response>>
+        where
+            'a: 'b,
+        {
+            Box::pin(async { Err(Status::unimplemented(stringify!($method))) })
+        })*
+    };
+}
+
+#[tonic::async_trait]
+impl message_server::MessageService for Log {
+    async fn send_messages(
+        &self,
+        request: Request<pb::SendMessagesRequest>,
+    ) -> Answer<pb::SendMessagesResponse> {
+        let users = Call::of(&request).acting_users;
+        let request = request.into_inner();
+        let topic = TopicId::new(request.topic_id).unwrap();
+        let mut world = self.world();
+        let trouble = match &mut world.trouble {
+            Some((trouble, calls)) if *calls > 0 => {
+                *calls -= 1;
+                Some(*trouble)
+            }
+            _ => None,
+        };
+        if matches!(trouble, Some(Trouble::Away)) {
+            return Err(Status::unavailable("away"));
+        }
+        let mut results = Vec::new();
+        let mut published = Vec::new();
+        for message in request.messages {
+            let owner = users[message.acting_user_index as usize].id.get();
+            let outcome = if matches!(trouble, Some(Trouble::NotStored)) {
+                pb::send_result::Outcome::Failure(pb::SendFailure {
+                    reason: pb::ErrorReason::NotStored.into(),
+                    ..pb::SendFailure::default()
+                })
+            } else {
+                let head = world.entries[&topic].len() as i64;
+                let (version, topics) = world.member(owner);
+                if !topics.contains_key(&topic) {
+                    topics.insert(topic, head);
+                    *version += 1;
+                }
+                let Some(pb::outgoing_message::Stamp::StampId(stamp)) = message.stamp else {
+                    panic!()
+                };
+                let (entry, duplicate) = world.append(topic, owner, &stamp, &message.body);
+                if !duplicate {
+                    published.push(entry.clone());
+                }
+                pb::send_result::Outcome::Sent(pb::Sent {
+                    entry: Some(entry),
+                    duplicate,
+                })
+            };
+            results.push(pb::SendResult {
+                outcome: Some(outcome),
+            });
+        }
+        drop(world);
+        published.into_iter().for_each(|entry| self.publish(entry));
+        if matches!(trouble, Some(Trouble::AnswersLost)) {
+            return Err(Status::unavailable("the answer was lost"));
+        }
+        Ok(Response::new(pb::SendMessagesResponse { results }))
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<pb::ListEntriesRequest>,
+    ) -> Answer<pb::ListEntriesResponse> {
+        let request = request.into_inner();
+        let topic = TopicId::new(request.topic_id).unwrap();
+        let world = self.world();
+        let from = request.start_seq as usize - 1;
+        let entries = world.entries[&topic]
+            .iter()
+            .skip(from)
+            .take(request.page_size as usize);
+        Ok(Response::new(pb::ListEntriesResponse {
+            entries: entries.cloned().collect(),
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn batch_get_heads(
+        &self,
+        request: Request<pb::BatchGetHeadsRequest>,
+    ) -> Answer<pb::BatchGetHeadsResponse> {
+        let world = self.world();
+        let heads = request.into_inner().topic_ids.into_iter().filter_map(|id| {
+            let entries = world.entries.get(&TopicId::new(id)?)?;
+            Some(pb::Head {
+                topic_id: id,
+                seq: entries.len() as i64,
+            })
+        });
+        Ok(Response::new(pb::BatchGetHeadsResponse {
+            heads: heads.collect(),
+        }))
+    }
+
+    async fn enrol_user(
+        &self,
+        request: Request<pb::EnrolUserRequest>,
+    ) -> Answer<pb::EnrolUserResponse> {
+        let mut world = self.world();
+        let user = request.into_inner().user_id;
+        world.never_enrolled.remove(&user);
+        let version = world.member(user).0;
+        Ok(Response::new(pb::EnrolUserResponse { version }))
+    }
+
+    async fn list_memberships(
+        &self,
+        request: Request<pb::ListMembershipsRequest>,
+    ) -> Answer<pb::ListMembershipsResponse> {
+        let mut world = self.world();
+        let user_id = request.into_inner().user_id;
+        if world.never_enrolled.contains(&user_id) {
+            return Ok(Response::new(pb::ListMembershipsResponse::default()));
+        }
+        let (version, topics) = world.member(user_id);
+        Ok(Response::new(pb::ListMembershipsResponse {
+            memberships: topics
+                .iter()
+                .map(|(topic, joined_at)| pb::Membership {
+                    topic_id: topic.get(),
+                    user_id,
+                    joined_at_seq: *joined_at,
+                    join_time_ms: 0,
+                })
+                .collect(),
+            next_page_token: String::new(),
+            version: *version,
+        }))
+    }
+
+    async fn batch_get_membership_versions(
+        &self,
+        request: Request<pb::BatchGetMembershipVersionsRequest>,
+    ) -> Answer<pb::BatchGetMembershipVersionsResponse> {
+        let mut world = self.world();
+        let users = request.into_inner().user_ids.into_iter();
+        let versions = users.map(|user| world.member(user).0).collect();
+        Ok(Response::new(pb::BatchGetMembershipVersionsResponse {
+            versions,
+        }))
+    }
+
+    not_played! { pb:
+        send_message(SendMessageRequest) -> SendMessageResponse,
+        create_room(CreateRoomRequest) -> CreateRoomResponse,
+        list_rooms(ListRoomsRequest) -> ListRoomsResponse,
+        create_topic(CreateTopicRequest) -> CreateTopicResponse,
+        update_topic(UpdateTopicRequest) -> UpdateTopicResponse,
+        get_topic(GetTopicRequest) -> GetTopicResponse,
+        list_topics(ListTopicsRequest) -> ListTopicsResponse,
+        join_topic(JoinTopicRequest) -> JoinTopicResponse,
+        leave_topic(LeaveTopicRequest) -> LeaveTopicResponse,
+        remove_member(RemoveMemberRequest) -> RemoveMemberResponse,
+        list_members(ListMembersRequest) -> ListMembersResponse,
+    }
+}
+
+#[tonic::async_trait]
+impl user_server::UserService for Log {
+    async fn batch_check_tokens(
+        &self,
+        request: Request<user_pb::BatchCheckTokensRequest>,
+    ) -> Answer<user_pb::BatchCheckTokensResponse> {
+        let world = self.world();
+        let hashes = request.into_inner().token_sha256s.into_iter();
+        let live = hashes
+            .map(|hash| world.tokens.contains(&hash.to_vec()))
+            .collect();
+        Ok(Response::new(user_pb::BatchCheckTokensResponse { live }))
+    }
+
+    not_played! { user_pb:
+        sign_up(SignUpRequest) -> SignUpResponse,
+        authenticate(AuthenticateRequest) -> AuthenticateResponse,
+        get_user(GetUserRequest) -> GetUserResponse,
+        batch_get_users(BatchGetUsersRequest) -> BatchGetUsersResponse,
+        issue_token(IssueTokenRequest) -> IssueTokenResponse,
+        revoke_tokens(RevokeTokensRequest) -> RevokeTokensResponse,
+    }
+}
+
+#[derive(Default)]
+pub(super) struct PlayedPresence {
+    leases: Mutex<Leases>,
+}
+
+#[derive(Default)]
+struct Leases {
+    held: BTreeSet<Vec<u8>>,
+    sessions: HashMap<Vec<u8>, i64>,
+    released: bool,
+}
+
+impl PlayedPresence {
+    fn leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap()
+    }
+
+    pub(super) fn online(&self) -> Vec<i64> {
+        let mut users: Vec<i64> = self.leases().sessions.values().copied().collect();
+        users.sort_unstable();
+        users
+    }
+
+    /// As the sweeper does when a lease has run out.
+    pub(super) fn lose_lease(&self) {
+        let mut leases = self.leases();
+        leases.held.clear();
+        leases.sessions.clear();
+    }
+
+    pub(super) fn was_released(&self) -> bool {
+        self.leases().released
+    }
+}
+
+fn check(leases: &Leases, lease: &[u8]) -> Result<(), Status> {
+    if leases.held.contains(lease) {
+        return Ok(());
+    }
+    Err(Refusal {
+        code: Code::FailedPrecondition,
+        reason: "LEASE_LOST",
+        domain: "presence.drivers.uz",
+        message: "the lease ran out".into(),
+        fields: Vec::new(),
+        retry_after: None,
+    }
+    .into())
+}
+
+#[tonic::async_trait]
+impl presence_server::PresenceService for PlayedPresence {
+    async fn renew_lease(
+        &self,
+        request: Request<presence_pb::RenewLeaseRequest>,
+    ) -> Answer<presence_pb::RenewLeaseResponse> {
+        let request = request.into_inner();
+        let mut leases = self.leases();
+        if request.take {
+            leases.held.insert(request.lease_id.to_vec());
+        }
+        check(&leases, &request.lease_id)?;
+        Ok(Response::new(presence_pb::RenewLeaseResponse::default()))
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<presence_pb::ReleaseLeaseRequest>,
+    ) -> Answer<presence_pb::ReleaseLeaseResponse> {
+        let mut leases = self.leases();
+        leases.released = leases.held.remove(request.into_inner().lease_id.as_ref());
+        Ok(Response::new(presence_pb::ReleaseLeaseResponse {}))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<presence_pb::OpenSessionRequest>,
+    ) -> Answer<presence_pb::OpenSessionResponse> {
+        let request = request.into_inner();
+        let mut leases = self.leases();
+        check(&leases, &request.lease_id)?;
+        for session in request.sessions {
+            leases
+                .sessions
+                .insert(session.session_id.to_vec(), session.user_id);
+        }
+        Ok(Response::new(presence_pb::OpenSessionResponse {}))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<presence_pb::CloseSessionRequest>,
+    ) -> Answer<presence_pb::CloseSessionResponse> {
+        let mut leases = self.leases();
+        for session in request.into_inner().sessions {
+            leases.sessions.remove(session.session_id.as_ref());
+        }
+        Ok(Response::new(presence_pb::CloseSessionResponse {}))
+    }
+
+    not_played! { presence_pb:
+        report_typing(ReportTypingRequest) -> ReportTypingResponse,
+        batch_get_presence(BatchGetPresenceRequest) -> BatchGetPresenceResponse,
+    }
+}
