@@ -18,7 +18,7 @@ pub mod memory;
 pub mod misbehaving;
 mod url;
 
-pub use url::{InvalidBusUrl, connect};
+pub use url::{InvalidBusUrl, check, connect};
 
 /// What an event is about, and so who receives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

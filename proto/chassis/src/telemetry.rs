@@ -38,7 +38,8 @@ pub enum TelemetryError {
     Metrics(#[from] BuildError),
 }
 
-/// Sends logs to the standard error stream. The filter is for example `info` or
+/// Sends logs for people to the standard error stream, and JSON to the standard
+/// output, which then carries nothing else. The filter is for example `info` or
 /// `info,message_svc=debug`.
 ///
 /// # Errors
@@ -46,12 +47,11 @@ pub enum TelemetryError {
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(filter)?)
-        .with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?);
     match format {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
         LogFormat::Text => lines
+            .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .finish()
             .try_init()?,

@@ -49,6 +49,15 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Bus>, InvalidBusUrl> {
     )))
 }
 
+/// Whether a URL means a bus, so that a configuration can be refused before
+/// anything is connected.
+///
+/// # Errors
+/// When it means none.
+pub fn check(url: &str) -> Result<(), InvalidBusUrl> {
+    parse(url).map(|_| ())
+}
+
 fn parse(url: &str) -> Result<Option<Misbehaviour>, InvalidBusUrl> {
     if url.starts_with("nats:") {
         return Err(InvalidBusUrl::Nats);

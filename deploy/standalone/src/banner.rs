@@ -1,0 +1,116 @@
+//! What the program says once it serves.
+
+use std::{
+    fmt,
+    io::{self, Write as _},
+    path::PathBuf,
+};
+
+use chassis::telemetry::LogFormat;
+
+use crate::{
+    app::{Addresses, reachable},
+    config::Config,
+};
+
+/// What listens where, where the data is, and one line to try.
+#[derive(Clone, Debug)]
+pub struct Banner {
+    at: Addresses,
+    tls: bool,
+    data: PathBuf,
+    format: LogFormat,
+}
+
+impl Banner {
+    /// Of a program with this configuration that listens there.
+    #[must_use]
+    pub fn new(config: &Config, at: Addresses) -> Self {
+        Self {
+            at,
+            tls: config.tls.is_some(),
+            data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
+            format: config.log,
+        }
+    }
+
+    /// Says it: to a person on the standard output, to a machine in a log line.
+    pub fn show(&self) {
+        match self.format {
+            LogFormat::Text => {
+                // Who closed the output does not want to know.
+                let _ = write!(io::stdout(), "{self}");
+            }
+            LogFormat::Json => tracing::info!(
+                listen = %self.at.phones,
+                grpc_listen = %self.at.grpc,
+                admin_listen = %self.at.admin,
+                tls = self.tls,
+                data = %self.data.display(),
+                version = env!("CARGO_PKG_VERSION"),
+                "serving",
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Banner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Addresses {
+            phones,
+            grpc,
+            admin,
+        } = self.at;
+        let (scheme, curl) = if self.tls {
+            ("https", "curl -k")
+        } else {
+            ("http", "curl")
+        };
+        let data = self.data.display();
+        writeln!(f, "drivers {} serves", env!("CARGO_PKG_VERSION"))?;
+        writeln!(f, "  phones    {scheme}://{phones}  sign-up and Socket.IO")?;
+        writeln!(
+            f,
+            "  services  http://{grpc}  gRPC, the secret is in {data}/secret"
+        )?;
+        writeln!(
+            f,
+            "  health    http://{admin}  /readyz, /livez and /metrics"
+        )?;
+        writeln!(f, "  data      {data}")?;
+        writeln!(f, "Try:")?;
+        writeln!(
+            f,
+            "  {curl} {scheme}://{}/sign_up -d 'phone_number=998901234567&username=Sardor&gcm_token=none&device_type=linux'",
+            reachable(phones)
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_told_all_he_needs() {
+        let at = Addresses {
+            phones: ([0, 0, 0, 0], 8080).into(),
+            grpc: ([127, 0, 0, 1], 8081).into(),
+            admin: ([127, 0, 0, 1], 8082).into(),
+        };
+        let config = Config {
+            data: "/srv/drivers".into(),
+            ..Config::default()
+        };
+        let text = Banner::new(&config, at).to_string();
+        for part in [
+            "http://0.0.0.0:8080",
+            "http://127.0.0.1:8081",
+            "http://127.0.0.1:8082",
+            "/srv/drivers/secret",
+            "curl http://127.0.0.1:8080/sign_up -d '",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
