@@ -287,7 +287,7 @@ async fn a_frame_that_is_too_large_ends_its_socket_only() {
     assert_unharmed(&mut bystander, "fine").await;
 }
 
-/// Engine.IO's own decoder takes minutes for this body when it gets it in one piece.
+/// Engine.IO's decoder needs close to a minute when it gets this body in one piece.
 #[tokio::test]
 async fn a_body_of_a_million_tiny_packets_takes_no_time() {
     let rig = Rig::new().await;

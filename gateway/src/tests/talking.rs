@@ -273,3 +273,27 @@ async fn a_client_that_hangs_up_is_gone_at_once() {
     })
     .await;
 }
+
+/// The body as socket.io-client 1.7.4 posted it: UTF-8 of UTF-8.
+#[tokio::test]
+async fn what_a_1_x_client_wrote_on_polling_is_read_by_the_others() {
+    let rig = Rig::new().await;
+    let mut reader = Ws::signed_in(&rig, Generation::Eio4, 1).await;
+    let old = Polling::signed_in(&rig, Generation::Eio3, 2).await;
+    let body = hex::decode(
+        "36333a34325b226d6573736167655f6576656e7473222c7b22746f7069635f6964223a312c22626f647922\
+         3a22c390c2a1c390c2b0c390c2bbc390c2bec390c2bc20c383c2a920c3b0c29fc298c280227d5d",
+    )
+    .unwrap();
+    assert_eq!(old.post(&body).await.status, 200);
+    let sent = reader.event("message_events").await;
+    assert_eq!(sent["data"]["body"], "Салом é 😀");
+    // 2.x encodes once, and nothing of it is undone.
+    let newer = Polling::signed_in(&rig, Generation::Eio3, 3).await;
+    for body in ["Салом é 😀", "Ã©"] {
+        let request = json!(["message_events", message(body)]);
+        newer.send(&[&format!("42{request}")]).await;
+        let sent = reader.event("message_events").await;
+        assert_eq!(sent["data"]["body"], body);
+    }
+}
