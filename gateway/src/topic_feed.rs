@@ -4,12 +4,14 @@
 //!
 //! A feed that only sends, for nobody listens, needs neither bus nor order.
 
+mod audience;
 mod outgoing;
+mod pace;
 mod payload;
 mod sequence;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     future::pending,
     sync::{
         Arc,
@@ -18,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use chassis::{
     bus::{BusError, Received, Subject, Subscription},
     call::Call,
@@ -35,7 +36,9 @@ use tonic::Status;
 
 pub(crate) use self::outgoing::Outgoing;
 use self::{
+    audience::{AnsweredBy, Audience, Slow},
     outgoing::{Answered, Batch, Verdict, judge},
+    pace::Pace,
     sequence::Sequence,
 };
 use crate::{
@@ -96,29 +99,6 @@ const LINGER: Duration = Duration::from_secs(5);
 /// Longest time of one read or of the opening, retries within included.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
-/// Someone who listens.
-struct Listener {
-    session: Arc<SessionHandle>,
-    /// He gets what is behind this.
-    from: Seq,
-}
-
-/// Someone who is to listen from a seq that was let out before he came.
-struct CatchUp {
-    session: Arc<SessionHandle>,
-    since: Seq,
-    /// He has had everything up to this.
-    cursor: Seq,
-}
-
-/// An answer that waits until an earlier message of its sender is let out, so
-/// that his answers keep their order.
-struct Deferred {
-    behind: Seq,
-    session: Arc<SessionHandle>,
-    frame: Frame,
-}
-
 /// What is under way for a feed; at most one of each kind.
 enum Done {
     Opened(Result<(Subscription, Seq), OpenError>),
@@ -159,14 +139,8 @@ pub(crate) struct TopicFeed {
     following: Option<Following>,
     /// Those who wait for the opening.
     arriving: Vec<(Arc<SessionHandle>, Option<Seq>, oneshot::Sender<()>)>,
-    listeners: HashMap<SessionId, Listener>,
-    catching_up: VecDeque<CatchUp>,
+    audience: Audience,
     outgoing: VecDeque<Outgoing>,
-    /// The last seq of each sender that is appended and not let out yet.
-    awaited: HashMap<SessionId, Seq>,
-    deferred: VecDeque<Deferred>,
-    /// Answers to senders of whom it is not known yet whether they listen.
-    unclaimed: HashMap<SessionId, BTreeMap<Seq, (Arc<SessionHandle>, Frame)>>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     under_way: UnderWay,
     sending_pace: Pace,
@@ -189,12 +163,8 @@ impl TopicFeed {
             progress,
             following: None,
             arriving: Vec::new(),
-            listeners: HashMap::new(),
-            catching_up: VecDeque::new(),
+            audience: Audience::default(),
             outgoing: VecDeque::new(),
-            awaited: HashMap::new(),
-            deferred: VecDeque::new(),
-            unclaimed: HashMap::new(),
             jobs: FuturesUnordered::new(),
             under_way: UnderWay::default(),
             sending_pace: Pace::default(),
@@ -245,10 +215,7 @@ impl TopicFeed {
             Command::Unlisten(id) => self.unlisten(id),
             Command::NotAMember(id) => {
                 self.unlisten(id);
-                for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values()
-                {
-                    session.outbox.push(&frame);
-                }
+                self.audience.not_a_member(id);
             }
             Command::Send(mut outgoing) => {
                 if self.outgoing.len() >= MAX_OUTGOING {
@@ -327,8 +294,7 @@ impl TopicFeed {
         if now < due {
             return Some(due);
         }
-        let drained = (self.listeners.values()).all(|one| one.session.outbox.backlog() == 0);
-        if !drained && now < due + MAX_DRAIN {
+        if !self.audience.has_taken_all() && now < due + MAX_DRAIN {
             return Some(now + DRAIN_CHECK);
         }
         metrics::counter!("drivers_gateway_feed_reads_total").increment(1);
@@ -344,31 +310,24 @@ impl TopicFeed {
         if self.under_way.catching_up {
             return None;
         }
-        self.catching_up
-            .retain(|one| !one.session.outbox.is_ended());
-        let first = self.catching_up.front()?;
         if let Some(later) = self.following_pace.later_than(now) {
             return Some(later);
         }
-        if first.session.outbox.backlog() > 0 {
-            // Whoever is slow must not keep the others waiting.
-            self.catching_up.rotate_left(1);
-            return Some(now + DRAIN_CHECK);
-        }
+        let (id, start) = match self.audience.next_to_catch_up()? {
+            Ok(next) => next,
+            Err(Slow) => return Some(now + DRAIN_CHECK),
+        };
         self.under_way.catching_up = true;
-        let id = first.session.session_id;
-        let page = page(Arc::clone(&self.house), self.topic, first.cursor.next());
+        let page = page(Arc::clone(&self.house), self.topic, start);
         self.jobs
             .push(Box::pin(async move { Done::CaughtUp(id, page.await) }));
         None
     }
 
     fn linger(&mut self, now: Instant) -> Option<Instant> {
-        let needed = !self.listeners.is_empty()
+        let needed = !self.audience.is_done()
             || !self.arriving.is_empty()
-            || !self.catching_up.is_empty()
             || !self.outgoing.is_empty()
-            || !self.unclaimed.is_empty()
             || !self.jobs.is_empty();
         if needed {
             self.idle_since = None;
@@ -433,42 +392,19 @@ impl TopicFeed {
     }
 
     fn listen(&mut self, session: Arc<SessionHandle>, since: Option<Seq>) {
-        let id = session.session_id;
-        let is_here = self.listeners.contains_key(&id)
-            || (self.catching_up.iter()).any(|one| one.session.session_id == id);
-        if is_here || session.outbox.is_ended() {
-            return;
-        }
         let last = self.last();
-        let since = since.unwrap_or(last);
-        for (seq, (session, frame)) in self.unclaimed.remove(&id).unwrap_or_default() {
-            if seq <= since {
-                session.outbox.push(&frame);
-            }
-        }
-        if since < last {
-            self.catching_up.push_back(CatchUp {
-                session,
-                since,
-                cursor: since,
-            });
-        } else {
-            let from = since;
-            self.listeners.insert(id, Listener { session, from });
-        }
+        self.audience.listen(session, since.unwrap_or(last), last);
     }
 
     fn unlisten(&mut self, id: SessionId) {
-        self.listeners.remove(&id);
-        self.catching_up.retain(|one| one.session.session_id != id);
+        self.audience.unlisten(id);
         self.arriving
             .retain(|(session, _, _)| session.session_id != id);
-        self.awaited.remove(&id);
-        if self.listeners.is_empty() && self.catching_up.is_empty() && self.arriving.is_empty() {
+        if self.audience.is_empty() && self.arriving.is_empty() {
             // Following costs events and heads; whoever comes next opens again.
             self.following = None;
             self.progress.0.store(-1, Ordering::Relaxed);
-            self.flush_deferred();
+            self.audience.let_out(None);
         }
     }
 
@@ -504,11 +440,7 @@ impl TopicFeed {
             return;
         };
         let frame = payload::typing(self.topic, user);
-        for (id, listener) in &self.listeners {
-            if typing.session_id != id.as_slice() {
-                listener.session.outbox.push(&frame);
-            }
-        }
+        self.audience.tell_others(&typing.session_id, &frame);
     }
 
     fn last(&self) -> Seq {
@@ -528,34 +460,15 @@ impl TopicFeed {
         };
         let before = following.sequence.last();
         while let Some((seq, frame)) = following.sequence.next() {
-            let Some(frame) = frame else { continue };
-            self.listeners.retain(|_, listener| {
-                if seq > listener.from {
-                    listener.session.outbox.push(&frame);
-                }
-                !listener.session.outbox.is_ended()
-            });
+            if let Some(frame) = frame {
+                self.audience.tell(seq, &frame);
+            }
         }
         let last = following.sequence.last();
         if last > before {
             self.progress.0.store(last.get(), Ordering::Relaxed);
-            self.awaited.retain(|_, awaited| *awaited > last);
-            self.flush_deferred();
+            self.audience.let_out(Some(last));
         }
-    }
-
-    fn flush_deferred(&mut self) {
-        if self.deferred.is_empty() {
-            return;
-        }
-        let last = self.following.as_ref().map(|f| f.sequence.last());
-        self.deferred.retain(|deferred| {
-            let due = last.is_none_or(|last| deferred.behind <= last);
-            if due {
-                deferred.session.outbox.push(&deferred.frame);
-            }
-            !due
-        });
     }
 
     /// Answers the messages of one call; says whether message-svc did.
@@ -609,8 +522,6 @@ impl TopicFeed {
             emitted_at,
             ..
         } = outgoing;
-        let id = session.session_id;
-        let last = self.last();
         let mut frame = None;
         let mut frame = || frame.get_or_insert_with(|| payload::sent(entry)).clone();
         if let Some(ack) = ack
@@ -618,38 +529,21 @@ impl TopicFeed {
         {
             ack.answer(&frame);
         }
-        let listens = if let Some(listener) = self.listeners.get(&id) {
-            if seq > last {
-                self.awaited.insert(id, seq);
-            }
-            seq > listener.from && (seq > last || seq > emitted_at)
-        } else if let Some(one) = (self.catching_up.iter()).find(|one| one.session.session_id == id)
-        {
-            seq > one.since && (seq > one.cursor || seq > emitted_at)
-        } else {
-            self.house.members.confirm(&session, self.topic);
-            if !sent.duplicate {
-                // He became a member by this message: he is answered as a
-                // listener, or directly if he turns out to be none.
-                if let Some(frame) = frame() {
-                    let answers = self.unclaimed.entry(id).or_default();
-                    answers.insert(seq, (session, frame));
-                }
-                return;
-            }
-            false
-        };
-        if listens {
+        let id = session.session_id;
+        let answered_by = (self.audience).answered_by(id, seq, emitted_at, self.last());
+        if answered_by == AnsweredBy::Feed {
             return;
         }
         let Some(frame) = frame() else { return };
-        match self.awaited.get(&id) {
-            Some(awaited) if *awaited > last => self.deferred.push_back(Deferred {
-                behind: *awaited,
-                session,
-                frame,
-            }),
-            _ => session.outbox.push(&frame),
+        if answered_by == AnsweredBy::Nobody {
+            self.house.members.confirm(&session, self.topic);
+        }
+        if answered_by == AnsweredBy::Nobody && !sent.duplicate {
+            // He became a member by this message: he is answered as a listener,
+            // or alone if he turns out to be none.
+            self.audience.keep_answer(session, seq, frame);
+        } else {
+            self.audience.answer(session, frame);
         }
     }
 
@@ -670,35 +564,8 @@ impl TopicFeed {
     }
 
     fn caught_up(&mut self, id: SessionId, page: Result<Vec<Entry>, Status>) -> bool {
-        let Ok(entries) = page else { return false };
         let last = self.last();
-        let Some(at) = (self.catching_up.iter()).position(|one| one.session.session_id == id)
-        else {
-            return true;
-        };
-        let Some(mut one) = self.catching_up.remove(at) else {
-            return true;
-        };
-        let before = one.cursor;
-        for entry in &entries {
-            let seq = Seq::new(entry.seq);
-            if seq != one.cursor.next() {
-                break;
-            }
-            if let Some(frame) = payload::sent(entry) {
-                one.session.outbox.push(&frame);
-            }
-            one.cursor = seq;
-        }
-        let moved = one.cursor > before;
-        if one.cursor >= last {
-            let from = one.cursor;
-            let session = one.session;
-            self.listeners.insert(id, Listener { session, from });
-            return true;
-        }
-        self.catching_up.push_back(one);
-        moved
+        page.is_ok_and(|entries| self.audience.catch_up(id, &entries, last))
     }
 }
 
@@ -736,34 +603,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => pending().await,
     }
-}
-
-/// When something that failed may be tried again: at most a second later.
-#[derive(Default)]
-struct Pace {
-    not_before: Option<Instant>,
-    pauses: Option<ExponentialBackoff>,
-}
-
-impl Pace {
-    fn later_than(&self, now: Instant) -> Option<Instant> {
-        self.not_before.filter(|not_before| now < *not_before)
-    }
-
-    fn note(&mut self, succeeded: bool) {
-        if succeeded {
-            *self = Self::default();
-            return;
-        }
-        let pauses = self.pauses.get_or_insert_with(|| pauses().build());
-        self.not_before = pauses.next().map(|pause| Instant::now() + pause);
-    }
-}
-
-fn pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(25))
-        .with_max_delay(Duration::from_millis(500))
-        .with_jitter()
-        .without_max_times()
 }

@@ -1,0 +1,241 @@
+//! Who is told of a topic's entries, from where on, and which sender still waits
+//! for his answer.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use chassis::id::Seq;
+use proto::message::v1::Entry;
+
+use super::payload;
+use crate::{frame::Frame, hub::SessionId, rules::SessionHandle};
+
+#[derive(Default)]
+pub(super) struct Audience {
+    listeners: HashMap<SessionId, Listener>,
+    catching_up: VecDeque<CatchUp>,
+    /// The last seq of each sender that is appended and not let out yet.
+    awaited: HashMap<SessionId, Seq>,
+    deferred: VecDeque<Deferred>,
+    /// Answers to senders of whom it is not known yet whether they listen.
+    unclaimed: HashMap<SessionId, Unclaimed>,
+}
+
+type Unclaimed = BTreeMap<Seq, (Arc<SessionHandle>, Frame)>;
+
+/// Someone who listens.
+struct Listener {
+    session: Arc<SessionHandle>,
+    /// He gets what is behind this.
+    from: Seq,
+}
+
+/// Someone who is to listen from a seq that was let out before he came.
+struct CatchUp {
+    session: Arc<SessionHandle>,
+    since: Seq,
+    /// He has had everything up to this.
+    cursor: Seq,
+}
+
+/// An answer that waits until an earlier message of its sender is let out, so
+/// that his answers keep their order.
+struct Deferred {
+    behind: Seq,
+    session: Arc<SessionHandle>,
+    frame: Frame,
+}
+
+/// How the sender of an appended message is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnsweredBy {
+    /// As a listener: he has had the entry since he emitted, or will have it.
+    Feed,
+    /// By himself alone.
+    Himself,
+    /// He does not listen.
+    Nobody,
+}
+
+impl Audience {
+    /// Whether nobody listens, or is about to.
+    pub(super) fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.catching_up.is_empty()
+    }
+
+    /// Whether no answer is open either.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_empty() && self.unclaimed.is_empty()
+    }
+
+    /// Whether every listener's socket has taken what it was told.
+    pub(super) fn has_taken_all(&self) -> bool {
+        let mut listeners = self.listeners.values();
+        listeners.all(|one| one.session.outbox.backlog() == 0)
+    }
+
+    /// The session listens from behind `since` on; `last` was let out last.
+    pub(super) fn listen(&mut self, session: Arc<SessionHandle>, since: Seq, last: Seq) {
+        let id = session.session_id;
+        let is_here = self.listeners.contains_key(&id) || self.catch_up_of(id).is_some();
+        if is_here || session.outbox.is_ended() {
+            return;
+        }
+        for (seq, (session, frame)) in self.unclaimed.remove(&id).unwrap_or_default() {
+            if seq <= since {
+                session.outbox.push(&frame);
+            }
+        }
+        if since < last {
+            self.catching_up.push_back(CatchUp {
+                session,
+                since,
+                cursor: since,
+            });
+        } else {
+            let from = since;
+            self.listeners.insert(id, Listener { session, from });
+        }
+    }
+
+    pub(super) fn unlisten(&mut self, id: SessionId) {
+        self.listeners.remove(&id);
+        self.catching_up.retain(|one| one.session.session_id != id);
+        self.awaited.remove(&id);
+    }
+
+    /// The session listens not, whatever was thought: what it waits for is its answer alone.
+    pub(super) fn not_a_member(&mut self, id: SessionId) {
+        self.unlisten(id);
+        for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values() {
+            session.outbox.push(&frame);
+        }
+    }
+
+    /// Tells all listeners of the next entry in order.
+    pub(super) fn tell(&mut self, seq: Seq, frame: &Frame) {
+        self.listeners.retain(|_, listener| {
+            if seq > listener.from {
+                listener.session.outbox.push(frame);
+            }
+            !listener.session.outbox.is_ended()
+        });
+    }
+
+    /// Tells all listeners but one of something that has no place in the order.
+    pub(super) fn tell_others(&self, but: &[u8], frame: &Frame) {
+        for (id, listener) in &self.listeners {
+            if but != id.as_slice() {
+                listener.session.outbox.push(frame);
+            }
+        }
+    }
+
+    /// Gives the answers that waited for what was let out up to `last`; all of
+    /// them when nothing is let out any more.
+    pub(super) fn let_out(&mut self, last: Option<Seq>) {
+        let is_out = |seq: Seq| last.is_none_or(|last| seq <= last);
+        self.awaited.retain(|_, awaited| !is_out(*awaited));
+        self.deferred.retain(|deferred| {
+            let due = is_out(deferred.behind);
+            if due {
+                deferred.session.outbox.push(&deferred.frame);
+            }
+            !due
+        });
+    }
+
+    /// How to answer a sender whose message lies at `seq`. He emitted it when
+    /// `emitted_at` was let out last; now that is `last`.
+    pub(super) fn answered_by(
+        &mut self,
+        id: SessionId,
+        seq: Seq,
+        emitted_at: Seq,
+        last: Seq,
+    ) -> AnsweredBy {
+        let by_feed = if let Some(listener) = self.listeners.get(&id) {
+            if seq > last {
+                self.awaited.insert(id, seq);
+            }
+            seq > listener.from && (seq > last || seq > emitted_at)
+        } else if let Some(one) = self.catch_up_of(id) {
+            seq > one.since && (seq > one.cursor || seq > emitted_at)
+        } else {
+            return AnsweredBy::Nobody;
+        };
+        if by_feed {
+            AnsweredBy::Feed
+        } else {
+            AnsweredBy::Himself
+        }
+    }
+
+    /// Answers a sender alone, behind what he still waits for.
+    pub(super) fn answer(&mut self, session: Arc<SessionHandle>, frame: Frame) {
+        match self.awaited.get(&session.session_id) {
+            Some(behind) => self.deferred.push_back(Deferred {
+                behind: *behind,
+                session,
+                frame,
+            }),
+            None => session.outbox.push(&frame),
+        }
+    }
+
+    /// Keeps the answer to a sender who has just become a member by his message,
+    /// until it is known from where he listens.
+    pub(super) fn keep_answer(&mut self, session: Arc<SessionHandle>, seq: Seq, frame: Frame) {
+        let answers = self.unclaimed.entry(session.session_id).or_default();
+        answers.insert(seq, (session, frame));
+    }
+
+    /// The next session that has to be read for, and the seq to read from;
+    /// `Err` when all that do are slow.
+    pub(super) fn next_to_catch_up(&mut self) -> Option<Result<(SessionId, Seq), Slow>> {
+        self.catching_up
+            .retain(|one| !one.session.outbox.is_ended());
+        let first = self.catching_up.front()?;
+        if first.session.outbox.backlog() == 0 {
+            return Some(Ok((first.session.session_id, first.cursor.next())));
+        }
+        // Whoever is slow must not keep the others waiting.
+        self.catching_up.rotate_left(1);
+        Some(Err(Slow))
+    }
+
+    /// Gives a session a page of what it has missed; says whether that brought it further.
+    pub(super) fn catch_up(&mut self, id: SessionId, page: &[Entry], last: Seq) -> bool {
+        let at = (self.catching_up.iter()).position(|one| one.session.session_id == id);
+        let Some(mut one) = at.and_then(|at| self.catching_up.remove(at)) else {
+            return true;
+        };
+        let before = one.cursor;
+        for entry in page {
+            let seq = Seq::new(entry.seq);
+            if seq != one.cursor.next() {
+                break;
+            }
+            if let Some(frame) = payload::sent(entry) {
+                one.session.outbox.push(&frame);
+            }
+            one.cursor = seq;
+        }
+        let (session, from) = (Arc::clone(&one.session), one.cursor);
+        if from >= last {
+            self.listeners.insert(id, Listener { session, from });
+        } else {
+            self.catching_up.push_back(one);
+        }
+        from > before
+    }
+
+    fn catch_up_of(&self, id: SessionId) -> Option<&CatchUp> {
+        (self.catching_up.iter()).find(|one| one.session.session_id == id)
+    }
+}
+
+/// A socket that has not taken what it was given yet.
+pub(super) struct Slow;
