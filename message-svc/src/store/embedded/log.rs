@@ -9,7 +9,9 @@ use chassis::{
     id::{MessageId, Seq, TopicId, UserId},
 };
 use prost::Message;
-use redb::{ReadTransaction, ReadableTable, StorageError, TableDefinition, WriteTransaction};
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable, StorageError, TableDefinition, WriteTransaction,
+};
 
 use super::{Answer, EmbeddedStore};
 use crate::{
@@ -19,8 +21,10 @@ use crate::{
 
 /// The entries, by segment and slot.
 const ENTRIES: TableDefinition<'_, (i64, u32), &[u8]> = TableDefinition::new("entries");
-/// The segments: topic, first seq, capacity and head.
-const SEGMENTS: TableDefinition<'_, i64, (i64, i64, u32, u32)> = TableDefinition::new("segments");
+/// Topic, first seq, capacity and head.
+type SegmentRow = (i64, i64, u32, u32);
+/// The segments by their numbers.
+const SEGMENTS: TableDefinition<'_, i64, SegmentRow> = TableDefinition::new("segments");
 /// The segment at each topic and first seq.
 const SEGMENTS_OF_TOPICS: TableDefinition<'_, (i64, i64), i64> =
     TableDefinition::new("segments_of_topics");
@@ -119,7 +123,7 @@ fn decode(segment: i64, slot: u32, bytes: &[u8]) -> Result<Entry, StoreError> {
 }
 
 /// The segment of this number, from its row.
-fn tail(id: i64, row: (i64, i64, u32, u32)) -> Result<Tail, StoreError> {
+fn tail(id: i64, row: SegmentRow) -> Result<Tail, StoreError> {
     let (topic, first_seq, capacity, head) = row;
     match (TopicId::new(topic), SegmentId::new(id)) {
         (Some(topic), Some(id)) if head <= capacity => Ok(Tail {
@@ -140,28 +144,19 @@ fn missing(id: i64) -> StoreError {
 }
 
 /// The tables that say where a topic's entries are.
-struct Map<O, S> {
-    of_topics: O,
-    segments: S,
+struct Map {
+    of_topics: ReadOnlyTable<(i64, i64), i64>,
+    segments: ReadOnlyTable<i64, SegmentRow>,
 }
 
-fn map(
-    txn: &ReadTransaction,
-) -> Result<
-    Map<impl ReadableTable<(i64, i64), i64>, impl ReadableTable<i64, (i64, i64, u32, u32)>>,
-    redb::Error,
-> {
-    Ok(Map {
-        of_topics: txn.open_table(SEGMENTS_OF_TOPICS)?,
-        segments: txn.open_table(SEGMENTS)?,
-    })
-}
+impl Map {
+    fn open(txn: &ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            of_topics: txn.open_table(SEGMENTS_OF_TOPICS)?,
+            segments: txn.open_table(SEGMENTS)?,
+        })
+    }
 
-impl<O, S> Map<O, S>
-where
-    O: ReadableTable<(i64, i64), i64>,
-    S: ReadableTable<i64, (i64, i64, u32, u32)>,
-{
     /// The last segment of a topic that starts at `upto` or before.
     fn last(&self, topic: TopicId, upto: Seq) -> Answer<Option<Tail>> {
         let topic = topic.get();
@@ -206,7 +201,7 @@ fn rows(
 #[async_trait]
 impl LogStore for EmbeddedStore {
     async fn load(&self, topic: TopicId) -> Result<Option<Tail>, StoreError> {
-        self.db.read_now(|txn| map(txn)?.newest(topic))?
+        self.db.read_now(|txn| Map::open(txn)?.newest(topic))?
     }
 
     async fn open_segment(
@@ -309,7 +304,7 @@ impl LogStore for EmbeddedStore {
     }
 
     async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError> {
-        let found = self.db.read_now(|txn| map(txn)?.last(topic, seq))??;
+        let found = self.db.read_now(|txn| Map::open(txn)?.last(topic, seq))??;
         Ok(found.map(|tail| tail.segment))
     }
 
@@ -337,7 +332,7 @@ impl LogStore for EmbeddedStore {
     async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError> {
         let topics = topics.to_vec();
         let newest = self.db.read(move |txn| {
-            let map = map(txn)?;
+            let map = Map::open(txn)?;
             topics
                 .iter()
                 .map(|topic| map.newest(*topic))
@@ -362,7 +357,7 @@ impl LogStore for EmbeddedStore {
     ) -> Result<Vec<FullSegment>, StoreError> {
         self.db
             .read(move |txn| -> Answer<Vec<FullSegment>> {
-                let map = map(txn)?;
+                let map = Map::open(txn)?;
                 let filters = txn.open_table(FILTERS)?;
                 let topic = topic.get();
                 let mut found = Vec::new();

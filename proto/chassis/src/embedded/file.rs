@@ -41,12 +41,12 @@ pub enum OpenError {
         what: String,
     },
     /// It should be there and is not.
-    #[error("{path} is missing, although {listed_in} lists it; restore it from a backup")]
+    #[error("{path} is missing, although {evidence}; restore it from a backup")]
     Missing {
         /// The file.
         path: PathBuf,
-        /// What says that it should be there.
-        listed_in: PathBuf,
+        /// How that is known.
+        evidence: String,
     },
     /// It belongs to other data.
     #[error("{path} does not belong here: {what}")]
@@ -305,7 +305,7 @@ pub(super) fn make_simulated(
     disk: &super::SimulatedDisk,
     options: &Options,
 ) -> Result<(), redb::Error> {
-    let database = Database::builder().create_with_backend(disk.plug_in())?;
+    let database = Database::builder().create_with_backend(disk.plug_in(disk.cuts()))?;
     initialize(database, StoreId::random(), options)
 }
 

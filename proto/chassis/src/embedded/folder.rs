@@ -63,7 +63,7 @@ impl DataFolder {
                 if let Some(store) = any_store(path)? {
                     return Err(OpenError::Missing {
                         path: manifest_path,
-                        listed_in: store,
+                        evidence: format!("{} is there", store.display()),
                     });
                 }
                 let manifest = Manifest {
@@ -85,7 +85,7 @@ impl DataFolder {
             {
                 return Err(OpenError::Missing {
                     path: file,
-                    listed_in: manifest_path,
+                    evidence: format!("{MANIFEST} lists it"),
                 });
             }
         }

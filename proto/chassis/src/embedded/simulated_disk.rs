@@ -37,8 +37,10 @@ struct State {
     cached: Vec<u8>,
     /// What was asked for since the last sync, in order.
     unsynced: Vec<Change>,
-    /// Counts power cuts; who plugged in before one is dead.
-    power: u64,
+    /// Counts power cuts; who opened the disk before one is dead.
+    cuts: u64,
+    /// The power is cut at so many accesses that change something from now on.
+    cut_after: Option<u64>,
     fault: Option<Fault>,
     syncs_work: bool,
     syncs: u64,
@@ -51,6 +53,40 @@ enum Change {
     SetLen(usize),
 }
 
+impl State {
+    fn cut_power(&mut self) {
+        self.cuts += 1;
+        self.cut_after = None;
+        self.fault = None;
+        // At times all is lost or kept: the extremes are worth more than their share.
+        let kept = match self.random.random_range(0..4) {
+            0 => 0.0,
+            1 => 1.0,
+            _ => self.random.random_range(0.0..1.0),
+        };
+        for change in self.unsynced.drain(..) {
+            match change {
+                Change::SetLen(len) => {
+                    if self.random.random_bool(kept) {
+                        self.durable.resize(len, 0);
+                    }
+                }
+                Change::Write { offset, data } => {
+                    for (place, sector) in sectors(offset, &data) {
+                        // What lies beyond the length that survived is lost with it.
+                        if let Some(target) = self.durable.get_mut(place..place + sector.len())
+                            && self.random.random_bool(kept)
+                        {
+                            target.copy_from_slice(sector);
+                        }
+                    }
+                }
+            }
+        }
+        self.cached.clone_from(&self.durable);
+    }
+}
+
 impl SimulatedDisk {
     /// An empty disk; what a power cut takes is drawn from `seed`.
     #[must_use]
@@ -60,7 +96,8 @@ impl SimulatedDisk {
                 durable: Vec::new(),
                 cached: Vec::new(),
                 unsynced: Vec::new(),
-                power: 0,
+                cuts: 0,
+                cut_after: None,
                 fault: None,
                 syncs_work: true,
                 syncs: 0,
@@ -70,40 +107,21 @@ impl SimulatedDisk {
     }
 
     /// Cuts the power and turns it on again. Of what was not synced any part
-    /// survives, by sectors. Whoever had it plugged in gets errors from now on.
+    /// survives, by sectors. Whoever had it open gets errors from now on.
     pub fn cut_power(&self) {
-        let mut state = self.state();
-        let state = &mut *state;
-        state.power += 1;
-        // At times all is lost or kept: the extremes are worth more than their share.
-        let kept = match state.random.random_range(0..4) {
-            0 => 0.0,
-            1 => 1.0,
-            _ => state.random.random_range(0.0..1.0),
-        };
-        let mut disk = std::mem::take(&mut state.durable);
-        for change in state.unsynced.drain(..) {
-            match change {
-                Change::SetLen(len) => {
-                    if state.random.random_bool(kept) {
-                        disk.resize(len, 0);
-                    }
-                }
-                Change::Write { offset, data } => {
-                    for (place, sector) in sectors(offset, &data) {
-                        // What lies beyond the length that survived is lost with it.
-                        if let Some(target) = disk.get_mut(place..place + sector.len())
-                            && state.random.random_bool(kept)
-                        {
-                            target.copy_from_slice(sector);
-                        }
-                    }
-                }
-            }
-        }
-        state.cached.clone_from(&disk);
-        state.durable = disk;
-        state.fault = None;
+        self.state().cut_power();
+    }
+
+    /// Cuts the power in the middle of what happens, at so many writes and syncs
+    /// from now on.
+    pub fn cut_power_after(&self, accesses: u64) {
+        self.state().cut_after = Some(accesses);
+    }
+
+    /// How often the power was cut.
+    #[must_use]
+    pub fn cuts(&self) -> u64 {
+        self.state().cuts
     }
 
     /// Makes accesses fail, or work again.
@@ -146,10 +164,11 @@ impl SimulatedDisk {
         }
     }
 
-    pub(super) fn plug_in(&self) -> PluggedIn {
+    /// The disk as a process that opened it after so many cuts sees it.
+    pub(super) fn plug_in(&self, cuts: u64) -> PluggedIn {
         PluggedIn {
             disk: self.clone(),
-            power: self.state().power,
+            cuts,
         }
     }
 
@@ -174,28 +193,41 @@ fn sectors(offset: usize, data: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-/// The disk as a database that was opened before the next power cut sees it.
+/// The disk as one process sees it, until the power is cut.
 #[derive(Debug)]
 pub(super) struct PluggedIn {
     disk: SimulatedDisk,
-    power: u64,
+    cuts: u64,
 }
 
 impl PluggedIn {
-    fn access(&self, failing: &[Fault], error: io::ErrorKind) -> io::Result<MutexGuard<'_, State>> {
+    fn access(&self, failing: &[Fault]) -> io::Result<MutexGuard<'_, State>> {
         let state = self.disk.state();
-        if state.power != self.power {
+        if state.cuts != self.cuts {
             return Err(io::Error::other("the power was cut"));
         }
         match state.fault {
-            Some(fault) if failing.contains(&fault) => Err(error.into()),
+            Some(fault) if failing.contains(&fault) => Err(match fault {
+                Fault::NoSpace => io::ErrorKind::StorageFull.into(),
+                Fault::Io | Fault::Sync => io::Error::other("the disk failed"),
+            }),
             _ => Ok(state),
         }
     }
 
-    fn write_access(&self) -> io::Result<MutexGuard<'_, State>> {
-        drop(self.access(&[Fault::Io], io::ErrorKind::Other)?);
-        self.access(&[Fault::NoSpace], io::ErrorKind::StorageFull)
+    /// An access that changes something, and that the power may be cut at.
+    fn change(&self, failing: &[Fault]) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.access(failing)?;
+        match &mut state.cut_after {
+            None => return Ok(state),
+            Some(accesses @ 1..) => {
+                *accesses -= 1;
+                return Ok(state);
+            }
+            Some(0) => {}
+        }
+        state.cut_power();
+        Err(io::Error::other("the power was cut"))
     }
 }
 
@@ -205,12 +237,12 @@ fn place(offset: u64) -> io::Result<usize> {
 
 impl StorageBackend for PluggedIn {
     fn len(&self) -> io::Result<u64> {
-        let state = self.access(&[Fault::Io], io::ErrorKind::Other)?;
+        let state = self.access(&[Fault::Io])?;
         Ok(state.cached.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.access(&[Fault::Io], io::ErrorKind::Other)?;
+        let state = self.access(&[Fault::Io])?;
         let offset = place(offset)?;
         let content = state.cached.get(offset..offset + out.len());
         out.copy_from_slice(content.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -218,7 +250,7 @@ impl StorageBackend for PluggedIn {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.write_access()?;
+        let mut state = self.change(&[Fault::Io, Fault::NoSpace])?;
         let len = place(len)?;
         state.cached.resize(len, 0);
         state.unsynced.push(Change::SetLen(len));
@@ -226,7 +258,7 @@ impl StorageBackend for PluggedIn {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.access(&[Fault::Io, Fault::Sync], io::ErrorKind::Other)?;
+        let mut state = self.change(&[Fault::Io, Fault::Sync])?;
         let state = &mut *state;
         state.syncs += 1;
         if state.syncs_work {
@@ -245,7 +277,7 @@ impl StorageBackend for PluggedIn {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.write_access()?;
+        let mut state = self.change(&[Fault::Io, Fault::NoSpace])?;
         let offset = place(offset)?;
         let target = state.cached.get_mut(offset..offset + data.len());
         target
