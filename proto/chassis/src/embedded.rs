@@ -11,11 +11,13 @@
 //! fsync already carries many messages.
 //!
 //! Commits are made in two phases, at 0.75 of the rate of one (so 0.4 to 0.7 of
-//! fjall's): then a damaged last commit is an error when the file is opened, where redb would otherwise go back
-//! to the commit before in silence, and a failed fsync leaves no page that the
-//! kernel believes to be written in the state that is gone on with. One bit of the
-//! file is not covered: the header's choice between the last two commits. Flipped
-//! after a crash it looks like a crash in the middle of the last commit.
+//! fjall's): then a damaged last commit is an error when the file is opened, where
+//! redb would otherwise go back to the commit before in silence (it did for 170 of
+//! 2,458 flipped bits that mattered; in two phases for none), and a failed fsync
+//! leaves no page that the kernel believes to be written in the state that is gone
+//! on with. One bit of the file is not covered: the header's choice between the
+//! last two commits. Flipped after a crash it looks like a crash in the middle of
+//! the last commit.
 
 use std::{
     fmt,
