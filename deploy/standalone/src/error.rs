@@ -85,7 +85,7 @@ impl Error {
 
 fn why(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        io::ErrorKind::AddrInUse => "it is in use by another program".to_owned(),
         io::ErrorKind::AddrNotAvailable => "it is no address of this machine".to_owned(),
         io::ErrorKind::PermissionDenied => "this user may not".to_owned(),
         _ => error.to_string(),

@@ -1,0 +1,308 @@
+//! The parts put together: what a phone, an internal service and an operator get from
+//! the whole, in process and over sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation of a test is a panic"
+)]
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use chassis::telemetry::Metrics;
+use futures::{SinkExt as _, StreamExt as _};
+use proto::message::v1::{ListEntriesRequest, entry, message_service_client::MessageServiceClient};
+use serde_json::{Value, json};
+use standalone::{
+    app::{Addresses, App, Listeners},
+    config::{Config, InternalGrpc},
+    error::Error,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running system.
+struct House {
+    at: Addresses,
+    end: CancellationToken,
+    ended: JoinHandle<Result<(), Error>>,
+}
+
+impl House {
+    async fn open(data: &Path, change: impl FnOnce(&mut Config)) -> Result<Self, Error> {
+        static METRICS: OnceLock<Metrics> = OnceLock::new();
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config {
+            listen: any,
+            grpc_listen: any,
+            admin_listen: any,
+            data: data.to_owned(),
+            ..Config::default()
+        };
+        change(&mut config);
+        let listeners = Listeners::bind(&config).await?;
+        let at = listeners.addresses()?;
+        let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
+        let app = Box::pin(App::build(config, listeners, metrics)).await?;
+        let (serving, end) = (app.serve(), CancellationToken::new());
+        let asked = end.clone();
+        let ended = tokio::spawn(async move { serving.until(asked.cancelled()).await });
+        Ok(Self { at, end, ended })
+    }
+
+    async fn close(self) {
+        self.end.cancel();
+        let ended = timeout(LIMIT, self.ended).await.unwrap();
+        ended.unwrap().unwrap();
+    }
+}
+
+/// Sends an HTTP request and returns the whole answer.
+async fn http(at: SocketAddr, line: &str, body: &str) -> String {
+    let mut socket = TcpStream::connect(at).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(LIMIT, socket.read_to_string(&mut answer)).await;
+    read.unwrap().unwrap();
+    answer
+}
+
+async fn sign_up(at: SocketAddr, number: u32) -> String {
+    let body = json!({
+        "phone_number": format!("99890{number:07}"), "username": format!("driver {number}"),
+        "gcm_token": "none", "device_type": "linux",
+    });
+    let answer = http(at, "POST /sign_up", &body.to_string()).await;
+    let body = answer.split("\r\n\r\n").nth(1).unwrap();
+    let body: Value = serde_json::from_str(body).expect(&answer);
+    body["token"].as_str().expect(&answer).to_owned()
+}
+
+/// A signed-in phone.
+struct Phone(WebSocketStream<TcpStream>);
+
+impl Phone {
+    async fn sign_in(at: SocketAddr, token: &str) -> Self {
+        let stream = TcpStream::connect(at).await.unwrap();
+        let url = format!("ws://{at}/socket.io/?EIO=4&transport=websocket");
+        let connected = timeout(LIMIT, client_async(url, stream)).await.unwrap();
+        let mut phone = Self(connected.unwrap().0);
+        assert!(phone.next().await.unwrap().starts_with("0{"));
+        phone.send("40").await;
+        assert!(phone.next().await.unwrap().starts_with("40"));
+        phone.emit("signin_request", &json!({"token": token})).await;
+        let answer = phone.event("signin_response").await;
+        assert_eq!(answer["status"], "ok", "{answer}");
+        phone
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.send(Message::text(text)).await.unwrap();
+    }
+
+    async fn emit(&mut self, name: &str, payload: &Value) {
+        self.send(&format!("42{}", json!([name, payload]))).await;
+    }
+
+    /// The next packet; `None` once the connection has ended.
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            match timeout(LIMIT, self.0.next())
+                .await
+                .expect("a packet in time")
+            {
+                Some(Ok(Message::Text(text))) if text == "2" => self.send("3").await,
+                Some(Ok(Message::Text(text))) => return Some(text.to_string()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    async fn event(&mut self, name: &str) -> Value {
+        let packet = self.next().await.expect("an event");
+        let event: Value = serde_json::from_str(packet.strip_prefix("42").expect(&packet)).unwrap();
+        assert_eq!(event[0], name, "{packet}");
+        event[1].clone()
+    }
+}
+
+async fn two_phones_talk(internal_grpc: InternalGrpc) {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |config| config.internal_grpc = internal_grpc)
+        .await
+        .unwrap();
+    let mut sender = Phone::sign_in(house.at.phones, &sign_up(house.at.phones, 1).await).await;
+    let mut listener = Phone::sign_in(house.at.phones, &sign_up(house.at.phones, 2).await).await;
+    let message = json!({"topic_id": 1, "body": "salom", "stamp_id": "first"});
+    sender.emit("message_events", &message).await;
+    let sent = sender.event("message_events").await;
+    assert_eq!(sent["event_type"], "sent", "{sent}");
+    assert_eq!(sent["data"]["seq"], 1, "{sent}");
+    assert_eq!(listener.event("message_events").await, sent);
+    house.close().await;
+    assert!(sender.next().await.is_none_or(|packet| packet == "41"));
+
+    // What was acknowledged is there when the folder is opened again, under the same id.
+    let house = House::open(data.path(), |_| {}).await.unwrap();
+    let again = sign_up(house.at.phones, 3).await;
+    let mut other = Phone::sign_in(house.at.phones, &again).await;
+    let reply = json!({"topic_id": 1, "body": "alik", "reply_to": sent["data"]["id"]});
+    other.emit("message_events", &reply).await;
+    let replied = other.event("message_events").await;
+    assert_eq!(replied["data"]["reply_to"], sent["data"]["id"], "{replied}");
+    assert_eq!(replied["data"]["seq"], 2, "{replied}");
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_in_process() {
+    two_phones_talk(InternalGrpc::InProcess).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_over_sockets() {
+    two_phones_talk(InternalGrpc::Sockets).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_emitted_before_the_end_is_answered_over_sockets_too() {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |config| {
+        config.internal_grpc = InternalGrpc::Sockets;
+        config.drain_window_ms = 5_000;
+    })
+    .await
+    .unwrap();
+    let mut phone = Phone::sign_in(house.at.phones, &sign_up(house.at.phones, 1).await).await;
+    for number in 0..200 {
+        let message = json!({"topic_id": 1, "body": "salom", "stamp_id": number.to_string()});
+        phone.emit("message_events", &message).await;
+    }
+    // The first answer shows that the server has begun to read them.
+    let mut answered = 1;
+    assert_eq!(phone.event("message_events").await["event_type"], "sent");
+    house.end.cancel();
+    let begun = Instant::now();
+    while let Some(packet) = phone.next().await {
+        if packet.starts_with("42") {
+            assert!(packet.contains("\"sent\""), "{packet}");
+            answered += 1;
+        }
+    }
+    house.close().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+
+    let house = House::open(data.path(), |_| {}).await.unwrap();
+    assert_eq!(stored(&house, data.path()).await, answered);
+    house.close().await;
+}
+
+/// How many messages topic 1 holds, as an internal service reads them.
+async fn stored(house: &House, data: &Path) -> usize {
+    let secret = std::fs::read_to_string(data.join("secret")).unwrap();
+    let mut client = MessageServiceClient::connect(format!("http://{}", house.at.grpc))
+        .await
+        .unwrap();
+    let ask = || {
+        Request::new(ListEntriesRequest {
+            topic_id: 1,
+            page_size: 500,
+            ..ListEntriesRequest::default()
+        })
+    };
+    let refused = client.list_entries(ask()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let mut request = ask();
+    let bearer = format!("Bearer {}", secret.trim()).parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    let entries = client.list_entries(request).await.unwrap().into_inner();
+    let kinds = entries.entries.into_iter().map(|entry| entry.kind);
+    kinds
+        .filter(|kind| matches!(kind, Some(entry::Kind::Message(_))))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_ready_until_its_end_begins() {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |_| {}).await.unwrap();
+    let admin = house.at.admin;
+    let ready = http(admin, "GET /readyz", "").await;
+    assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+    // A phone that is here keeps the end waiting for a moment.
+    let token = sign_up(house.at.phones, 1).await;
+    let mut phone = Phone::sign_in(house.at.phones, &token).await;
+    house.end.cancel();
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let answer = http(admin, "GET /readyz", "").await;
+        if answer.starts_with("HTTP/1.1 503") {
+            let why = "waiting for: the end of the program\n";
+            assert!(answer.ends_with(why), "{answer}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+    }
+    assert!(http(admin, "GET /livez", "").await.contains("200"));
+    while phone.next().await.is_some() {}
+    house.close().await;
+    assert!(TcpStream::connect(admin).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_folder_serves_one_program() {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |_| {}).await.unwrap();
+    let Err(error) = House::open(data.path(), |_| {}).await else {
+        panic!("two programs use one folder");
+    };
+    let sentence = error.to_string();
+    let folder = data.path().display().to_string();
+    assert!(sentence.starts_with(&folder), "{sentence}");
+    assert!(sentence.contains("is in use by"), "{sentence}");
+    house.close().await;
+    // The folder is free as soon as the first has ended.
+    House::open(data.path(), |_| {})
+        .await
+        .unwrap()
+        .close()
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_holds_on_does_not_hold_the_program() {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |config| config.drain_window_ms = 3_000)
+        .await
+        .unwrap();
+    // A request whose body never comes.
+    let mut slow = TcpStream::connect(house.at.phones).await.unwrap();
+    let head = b"POST /sign_up HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    slow.write_all(head).await.unwrap();
+    let token = sign_up(house.at.phones, 1).await;
+    let mut phone = Phone::sign_in(house.at.phones, &token).await;
+    let begun = Instant::now();
+    house.close().await;
+    assert!(begun.elapsed() < Duration::from_secs(3));
+    while phone.next().await.is_some() {}
+}
