@@ -11,6 +11,12 @@
 )]
 
 mod contract;
+mod cyrillic;
+mod hostile;
+mod kill;
+mod promises;
+mod standalone;
+mod storm;
 
 use std::process::ExitCode;
 
@@ -22,8 +28,18 @@ fn main() -> ExitCode {
     // Most of a case is waiting for the server, so more run than there are cores.
     arguments.test_threads.get_or_insert(6);
     watch_panics();
-    let cases = contract::cases();
-    let trials = cases.into_iter().flat_map(Case::trials).collect();
+    let cases = [
+        contract::cases(),
+        promises::cases(),
+        cyrillic::cases(),
+        kill::cases(),
+        hostile::cases(),
+        storm::cases(),
+        standalone::cases(),
+        standalone::start::cases(),
+        standalone::grpc::cases(),
+    ];
+    let trials = cases.into_iter().flatten().flat_map(Case::trials).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     match end_shared() {
         Ok(()) => conclusion.exit_code(),

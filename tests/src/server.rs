@@ -20,19 +20,30 @@ pub mod key {
     /// How the parts call each other: in process or over sockets.
     pub const INTERNAL_GRPC: &str = "internal_grpc";
     /// How long a socket may stay without signing in; milliseconds.
-    pub const AUTH_TIMEOUT_MS: &str = "auth_timeout_ms";
+    pub const AUTH_TIMEOUT_MS: &str = "gateway.auth_timeout_ms";
     /// How long closing may take after SIGTERM; milliseconds.
     pub const DRAIN_WINDOW_MS: &str = "drain_window_ms";
     /// File with the chain of certificates, PEM.
-    pub const TLS_CERTIFICATE: &str = "tls_certificate";
+    pub const TLS_CERTIFICATE: &str = "tls.certificate";
     /// File with the key of the certificate, PEM.
-    pub const TLS_KEY: &str = "tls_key";
+    pub const TLS_KEY: &str = "tls.key";
+
+    /// How often heartbeats are due; milliseconds.
+    pub const PING_INTERVAL_MS: &str = "gateway.ping_interval_ms";
+    /// How late the answer to a heartbeat may be; milliseconds.
+    pub const PING_TIMEOUT_MS: &str = "gateway.ping_timeout_ms";
 
     /// A bus that loses a fifth, doubles a tenth, delays up to 50 ms and reorders a tenth.
     #[must_use]
     pub fn misbehaving_bus(seed: u64) -> String {
         format!("\"memory:?drop=0.2&double=0.1&delay_ms=50&reorder=0.1&seed={seed}\"")
     }
+}
+
+/// The metrics that tests read, in one place.
+pub mod metric {
+    /// Socket.IO connections that are open.
+    pub const SOCKETS: &str = "drivers_gateway_sockets";
 }
 
 /// How a server is started.
@@ -254,6 +265,8 @@ impl Server {
         }
         let child = command
             .args(&options.args)
+            // Whose name begins as those of the configuration's keys do.
+            .env_remove("DRIVERS_BIN")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .current_dir(folder.root.path())
             .stdin(Stdio::null())
@@ -336,6 +349,11 @@ impl Server {
     /// Sends SIGTERM.
     pub fn terminate(&self) {
         let _ = kill_process(self.pid, Signal::TERM);
+    }
+
+    /// Sends SIGINT, as Ctrl-C does.
+    pub fn interrupt(&self) {
+        let _ = kill_process(self.pid, Signal::INT);
     }
 
     /// Ends it at once with SIGKILL, as a power cut of the process.
