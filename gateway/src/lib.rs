@@ -9,17 +9,24 @@ mod connection;
 mod double_utf8;
 mod drain;
 pub mod error;
+mod feeds;
 pub mod frame;
+mod heads;
 mod http;
+pub mod hub;
 mod listener;
+mod members;
 pub mod message;
 pub mod outbox;
+mod presence;
 mod rate_limit;
 pub mod rules;
 mod session;
 mod socket;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod topic_feed;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,13 +10,13 @@ mod known;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use chassis::id::{RoomId, Seq, TopicId, UserId};
+use chassis::{
+    clock::now_ms,
+    id::{RoomId, Seq, TopicId, UserId},
+};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use self::known::Known;
@@ -423,12 +423,4 @@ fn check_title(title: &str) -> Result<(), Error> {
             rule,
         }),
     }
-}
-
-/// Milliseconds since the Unix epoch.
-pub(crate) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
 }

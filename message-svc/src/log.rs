@@ -6,6 +6,7 @@
 //! reads what he missed.
 
 mod pages;
+mod settle;
 mod topic;
 #[cfg(test)]
 pub(crate) mod trials;

@@ -17,12 +17,15 @@
 
 use std::{collections::HashSet, fs, io, ops::Range, path::PathBuf};
 
-use chassis::id::{RoomId, TopicId};
+use chassis::{
+    clock::now_ms,
+    id::{RoomId, TopicId},
+};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    directory::{now_ms, title_fault},
+    directory::title_fault,
     store::{DirectoryStore, FIRST_FREE_ID, Room, StoreError, Topic, Visibility},
 };
 

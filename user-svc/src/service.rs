@@ -1,11 +1,8 @@
 //! The rules of accounts and tokens.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
-use chassis::id::UserId;
+use chassis::{clock::now_ms, id::UserId};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -157,11 +154,4 @@ impl Users {
             )))
         })
     }
-}
-
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }

@@ -6,22 +6,25 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Instant,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
-use chassis::id::{MessageId, Seq, TopicId, UserId};
+use chassis::{
+    clock::now_ms,
+    id::{MessageId, Seq, TopicId, UserId},
+};
 
 use super::{
     Sent, Shared,
     pages::read_whole,
+    settle::{Settled, settle},
     topic::{Waiting, late},
 };
 use crate::{
     entry::{Entry, Kind, Placed, Segment, SegmentId, Stamp},
     error::Error,
     stamps::{CurrentStamps, FilterBits, FullStamps},
-    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, StoreError, Tail},
+    store::{FullSegment, LogStore, StampFilter, StoreError, Tail},
 };
 
 /// What is known of a topic up to the head.
@@ -256,7 +259,14 @@ async fn write_run(
     if entries.is_empty() {
         return Ok(());
     }
-    let settled = settle(shared.store.as_ref(), knowledge, &entries, &mut waiting).await;
+    let settled = settle(
+        shared.store.as_ref(),
+        &knowledge.segment,
+        knowledge.head,
+        &entries,
+        &mut waiting,
+    )
+    .await;
     let outcome = match settled {
         Settled::Applied(count) => {
             let first = knowledge.head;
@@ -385,79 +395,6 @@ async fn judge(
     Ok(Verdict::New)
 }
 
-enum Settled {
-    /// So many entries from the first on are in the log.
-    Applied(usize),
-    /// None is, and the head is here.
-    Stale(u32),
-    /// The first entry alone was refused, before it was executed.
-    Refused(String),
-    /// No definite answer was to be had.
-    Unknown(String),
-}
-
-/// Appends entries until the answer is definite.
-///
-/// An unknown outcome is settled by the identical batch, whose condition makes
-/// that harmless; then by smaller ones, for the batch itself may be what the
-/// store can't take in time. Once one of them is decided, the head has moved or
-/// is known, and whatever is still under way can no longer apply.
-async fn settle(
-    store: &dyn LogStore,
-    knowledge: &Knowledge,
-    entries: &[Entry],
-    waiting: &mut VecDeque<Waiting>,
-) -> Settled {
-    let mut count = entries.len();
-    loop {
-        let batch = entries.get(..count).unwrap_or(entries);
-        let mut refused = None;
-        let mut unknown = None;
-        let mut pauses = settling_pauses().build();
-        loop {
-            match store
-                .append(&knowledge.segment, knowledge.head, batch)
-                .await
-            {
-                Ok(Appended::Applied) => return Settled::Applied(count),
-                Ok(Appended::Stale { head }) => return Settled::Stale(head),
-                Err(AppendError::Refused(why)) => {
-                    refused = Some(why);
-                    break;
-                }
-                Err(AppendError::Unknown(why)) => {
-                    metrics::counter!("drivers_message_unknown_outcomes_total").increment(1);
-                    waiting
-                        .iter_mut()
-                        .take(count)
-                        .for_each(|waiting| waiting.tried = true);
-                    unknown = Some(why);
-                }
-            }
-            match pauses.next() {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => break,
-            }
-        }
-        let abandoned = waiting.iter().all(Waiting::is_abandoned);
-        match (unknown, refused) {
-            (Some(why), _) if count == 1 || abandoned => return Settled::Unknown(why),
-            (None, Some(why)) if count == 1 => return Settled::Refused(why),
-            _ => count = count.div_ceil(2),
-        }
-    }
-}
-
-/// Between the three tries of one batch.
-fn settling_pauses() -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_millis(500))
-        .with_factor(4.0)
-        .with_jitter()
-        .with_max_times(2)
-}
-
 /// The stamps of a full segment: from its filter, or from its rows again.
 async fn full_stamps(shared: &Shared, found: FullSegment) -> Result<FullStamps, StoreError> {
     let segment = found.segment;
@@ -520,14 +457,6 @@ pub(super) fn place(segment: &Segment, slot: u32, entry: Entry) -> Option<Placed
 fn oldest_remembered(shared: &Shared, now_ms: i64) -> i64 {
     let memory = i64::try_from(shared.config.stamp_memory.as_millis()).unwrap_or(i64::MAX);
     now_ms.saturating_sub(memory)
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
 }
 
 fn closed(_: tokio::sync::AcquireError) -> StoreError {

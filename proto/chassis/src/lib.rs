@@ -5,6 +5,7 @@ pub mod admin;
 pub mod bus;
 pub mod call;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod embedded;
 pub mod health;
