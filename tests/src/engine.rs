@@ -282,7 +282,7 @@ impl Polling {
                 return Err(format!("status {}", answer.status));
             }
         }
-        if session.first.is_empty() {
+        while session.first.is_empty() {
             session.first = session.packets().await?;
         }
         let joined = session.first.remove(0);
@@ -308,7 +308,7 @@ impl Polling {
         http::request(self.address, "GET", &self.path(), &[], Bytes::new()).await
     }
 
-    /// Polls once for packets.
+    /// Polls once for packets; pings are answered and left out.
     ///
     /// # Errors
     /// The connection failed, or the server no longer knows the session.
@@ -317,7 +317,12 @@ impl Polling {
         if answer.status != 200 {
             return Err(format!("status {}: {}", answer.status, answer.text()));
         }
-        self.eio.decode(&answer.text())
+        let mut packets = self.eio.decode(&answer.text())?;
+        if self.eio == Eio::V4 && packets.iter().any(|packet| packet == "2") {
+            packets.retain(|packet| packet != "2");
+            self.post("3").await?;
+        }
+        Ok(packets)
     }
 
     /// Posts one packet.

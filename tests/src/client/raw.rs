@@ -180,9 +180,7 @@ async fn polling(
             let mut paused = false;
             for packet in &answer {
                 paused |= packet == "6";
-                if packet == "2" {
-                    session.post("3").await?;
-                } else if let Some(end) = take(packet, reports)? {
+                if let Some(end) = take(packet, reports)? {
                     return Ok(end);
                 }
             }
@@ -203,9 +201,7 @@ async fn polling(
                 Some(Ok(answer)) => {
                     let mut end = None;
                     for packet in &answer {
-                        if packet == "2" {
-                            session.post("3").await?;
-                        } else if end.is_none() {
+                        if end.is_none() {
                             end = take(packet, reports)?;
                         }
                     }
