@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use proto::message::v1::Visibility;
+use proto::message::v1::{OutgoingMessage, SendMessageRequest, Visibility};
 use serde_json::json;
 use tests::account::{self, User};
-use tests::api::Api;
+use tests::api::{Api, acting_for};
 use tests::cases;
 use tests::client::{Client, Kind, Transport};
 use tests::engine::Eio;
@@ -27,7 +27,8 @@ const EVENT: &str = "message_events";
 const SENDERS: usize = 8;
 const LISTENERS: usize = 10;
 const EACH: usize = 60;
-const TOTAL: usize = SENDERS * EACH;
+/// The phones' and those of one internal service, which come over the bus alone.
+const TOTAL: usize = (SENDERS + 1) * EACH;
 /// Messages a sender has under way at a time.
 const WINDOW: usize = 10;
 
@@ -110,15 +111,31 @@ async fn send(mut client: Client, topic: i64, name: usize) -> Heard {
     heard
 }
 
+async fn send_as_a_service(api: Api, topic: i64, user: User) {
+    for n in 0..EACH {
+        let message = OutgoingMessage {
+            body: format!("{SENDERS}/{n}"),
+            ..Default::default()
+        };
+        let request = SendMessageRequest {
+            topic_id: topic,
+            message: Some(message),
+        };
+        let request = acting_for(user.id, &user.username, request);
+        api.messages.clone().send_message(request).await.unwrap();
+    }
+}
+
 async fn one_order(mix: Mix, options: Options) {
     let server = Server::start(options).await;
     let api = Api::of(&server);
     let mut users: Vec<User> = Vec::new();
-    for _ in 0..SENDERS + LISTENERS {
+    for _ in 0..SENDERS + LISTENERS + 1 {
         users.push(account::sign_up(&server).await);
     }
     let members: Vec<i64> = users.iter().map(|user| user.id).collect();
     let topic = api.topic(Visibility::Private, &members).await;
+    let service = users.pop().unwrap();
     let mut clients = Vec::new();
     for (user, (kind, transport)) in users.iter().zip(mix.into_iter().cycle()) {
         let mut client = Client::connect(kind, transport, &server).await;
@@ -130,8 +147,9 @@ async fn one_order(mix: Mix, options: Options) {
         .into_iter()
         .enumerate()
         .map(|(name, client)| send(client, topic, name));
-    let (sent, listened) = futures::future::join(
+    let (sent, (), listened) = futures::future::join3(
         futures::future::join_all(senders),
+        send_as_a_service(api.clone(), topic, service),
         futures::future::join_all(listeners.into_iter().map(listen)),
     )
     .await;
@@ -158,7 +176,7 @@ async fn one_order(mix: Mix, options: Options) {
     for heard in sent.iter().chain(&listened) {
         assert_eq!(heard, &history);
     }
-    for name in 0..SENDERS {
+    for name in 0..=SENDERS {
         let prefix = format!("{name}/");
         let own: Vec<usize> = history
             .iter()
