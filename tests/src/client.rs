@@ -430,7 +430,7 @@ impl Client {
         self.end.is_none()
     }
 
-    /// Signs in; the answer must be ok.
+    /// Signs in; the answer must be ok. Messages that come before it stay for later.
     ///
     /// # Panics
     /// It is not.
@@ -439,7 +439,7 @@ impl Client {
             "signin_request",
             &serde_json::json!({ "token": user.token }),
         );
-        let answer = self.expect("signin_response").await;
+        let answer = self.expect_later("signin_response").await;
         assert_eq!(answer["status"], "ok", "{}: {answer}", self.label);
     }
 }
