@@ -162,7 +162,18 @@ impl Session {
             ..ParseConfig::default()
         };
         let packet = match inbound {
-            Inbound::Text(text) => CommonParser.decode_str(&limits, &self.parser, text),
+            Inbound::Text(text) => {
+                match CommonParser.decode_str(&limits, &self.parser, text.clone()) {
+                    // The attachments of the event before never came: that event is
+                    // dropped, not this one.
+                    Err(ParseError::UnexpectedStringPacket) => {
+                        self.parser = ParserState::default();
+                        self.unreadable()?;
+                        CommonParser.decode_str(&limits, &self.parser, text)
+                    }
+                    packet => packet,
+                }
+            }
             Inbound::Binary(bytes) => CommonParser.decode_bin(&limits, &self.parser, bytes),
         };
         let packet = match packet {
