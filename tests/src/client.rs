@@ -213,12 +213,17 @@ impl Client {
             )),
         };
         let label = format!("{kind} on {transport}");
-        let first = tokio::time::timeout(PATIENCE, reports.recv())
-            .await
-            .unwrap_or_else(|_| panic!("{label}: not connected after {PATIENCE:?}"));
-        match first {
-            Some(Report::Connected) => {}
-            other => panic!("{label}: did not connect: {other:?}"),
+        let mut upgraded = false;
+        loop {
+            let report = tokio::time::timeout(PATIENCE, reports.recv())
+                .await
+                .unwrap_or_else(|_| panic!("{label}: not connected after {PATIENCE:?}"));
+            match report {
+                Some(Report::Connected) => break,
+                // The engine may be done before the namespace is.
+                Some(Report::Upgraded) => upgraded = true,
+                other => panic!("{label}: did not connect: {other:?}"),
+            }
         }
         Self {
             label,
@@ -227,7 +232,7 @@ impl Client {
             events: VecDeque::new(),
             acks: HashMap::new(),
             next_ack: 0,
-            upgraded: false,
+            upgraded,
             end: None,
         }
     }

@@ -6,6 +6,8 @@ public final class Upgrades {
 
     /** Runs {@code then} once the connection of {@code socket} has become a websocket. */
     public static void onUpgrade(Socket socket, Runnable then) {
-        socket.io().engine.on(io.socket.engineio.client.Socket.EVENT_UPGRADE, given -> then.run());
+        Manager manager = socket.io();
+        manager.on(Manager.EVENT_OPEN, opened ->
+                manager.engine.on(io.socket.engineio.client.Socket.EVENT_UPGRADE, given -> then.run()));
     }
 }

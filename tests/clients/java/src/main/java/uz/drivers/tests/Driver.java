@@ -69,12 +69,11 @@ public final class Driver {
         options.transports = transports;
         Socket socket = IO.socket(url, options);
         sockets.put(c, socket);
-        socket.on(Socket.EVENT_CONNECT, given -> {
-            report(c, "connected", Map.of());
-            if (transports.length > 1) {
-                Upgrades.onUpgrade(socket, () -> report(c, "upgraded", Map.of()));
-            }
-        });
+        socket.on(Socket.EVENT_CONNECT, given -> report(c, "connected", Map.of()));
+        if (transports.length > 1) {
+            // The engine may have upgraded by the time the socket is connected.
+            Upgrades.onUpgrade(socket, () -> report(c, "upgraded", Map.of()));
+        }
         socket.on(Socket.EVENT_DISCONNECT, given -> report(c, "disconnected", Map.of("reason", given[0].toString())));
         for (String name : List.of("connect_error", "error")) {
             socket.on(name, given -> report(c, "error", Map.of("message", String.valueOf(given[0]))));
