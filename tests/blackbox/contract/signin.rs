@@ -28,6 +28,7 @@ cases! {
         another_users_token_is_refused,
         when_it_says_ok_the_socket_is_a_listener_already;
     Once:
+        long_the_auth_timeout_is_60_seconds,
         disconnect_ends_the_websocket_too,
         disconnect_ends_the_polling_session_too,
         after_disconnect_a_client_can_do_nothing;
@@ -160,6 +161,23 @@ async fn without_sign_in_the_server_disconnects_in_time(world: World) {
         connected.elapsed()
     );
     assert!(client.rest().is_empty());
+}
+
+async fn long_the_auth_timeout_is_60_seconds(world: World) {
+    let started = Instant::now();
+    let mut client = world.connect().await;
+    client.emit("signin_request", &json!({"token": "0"}));
+    failed(
+        &client.expect("signin_response").await,
+        "invalid token",
+        "invalid_token",
+    );
+    client.expect_end_within(Duration::from_secs(65)).await;
+    assert!(
+        started.elapsed() >= Duration::from_secs(60),
+        "after {:?}",
+        started.elapsed()
+    );
 }
 
 async fn who_signed_in_in_time_stays(world: World) {

@@ -1,4 +1,4 @@
-//! 1. What was acknowledged survives kill -9 of every process at once.
+//! Promise 1: What was acknowledged survives kill -9 of every process at once.
 
 use proto::message::v1::Entry;
 use proto::message::v1::entry::Kind as EntryKind;

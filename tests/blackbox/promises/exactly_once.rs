@@ -1,4 +1,4 @@
-//! 2. One (owner, topic, stamp_id) is one message.
+//! Promise 2: One (owner, topic, stamp_id) is one message.
 
 use serde_json::{Value, json};
 use tests::account::{self, User};

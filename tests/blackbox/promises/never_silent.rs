@@ -1,4 +1,4 @@
-//! 5. A client that is too slow is disconnected, not skipped; what is over a
+//! Promise 5: A client that is too slow is disconnected, not skipped; what is over a
 //! limit ends that socket.
 
 use std::time::{Duration, Instant};

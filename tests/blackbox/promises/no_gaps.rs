@@ -1,4 +1,4 @@
-//! 4. A connected listener gets every message, in order, once; faults are healed
+//! Promise 4: A connected listener gets every message, in order, once; faults are healed
 //! from the store within 5 seconds.
 
 use std::time::{Duration, Instant};

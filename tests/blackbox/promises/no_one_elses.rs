@@ -1,4 +1,4 @@
-//! 6. No one reads or writes a topic that he may not; delivery ends within 5
+//! Promise 6: No one reads or writes a topic that he may not; delivery ends within 5
 //! seconds of leaving, removal and revocation.
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! 3. A topic has one order, the same for every listener, without a hole.
+//! Promise 3: A topic has one order, the same for every listener, without a hole.
 
 use std::collections::HashMap;
 

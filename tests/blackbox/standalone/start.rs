@@ -92,12 +92,13 @@ async fn a_damaged_store_says_what_is_damaged_and_never_starts_empty(_: World) {
     let (folder, stores) = full_folder().await;
     for store in stores {
         let whole = fs::read(&store).unwrap();
-        let mut damaged = Vec::new();
         // Nothing, half of it, no head, a head of rubbish, and a block of rubbish wherever something stands.
-        damaged.push(Vec::new());
-        damaged.push(whole[..whole.len() / 2].to_vec());
-        damaged.push(whole[4_096..].to_vec());
-        damaged.push([&[0xa5; 4_096], &whole[4_096..]].concat());
+        let mut damaged = vec![
+            Vec::new(),
+            whole[..whole.len() / 2].to_vec(),
+            whole[4_096..].to_vec(),
+            [&[0xa5; 4_096], &whole[4_096..]].concat(),
+        ];
         let used = whole
             .chunks(4_096)
             .enumerate()
