@@ -1,6 +1,7 @@
 //! `contract.md`, sentence by sentence: each case is named for the sentence it holds up.
 
 mod membership;
+mod message_bytes;
 mod message_events;
 mod sign_up;
 mod signin;
@@ -13,6 +14,7 @@ pub(crate) fn cases() -> Vec<Case> {
         sign_up::cases(),
         signin::cases(),
         message_events::cases(),
+        message_bytes::cases(),
         typing::cases(),
         membership::cases(),
     ]
