@@ -124,12 +124,15 @@ impl Batch {
     pub(super) fn take(queue: &mut VecDeque<Outgoing>) -> Self {
         let now = Instant::now();
         let mut batch = Self::default();
-        while let Some(next) = queue.pop_front() {
-            if next.deadline <= now {
-                next.fail_unavailable();
-            } else if let Err(next) = batch.push(next) {
-                queue.push_front(next);
+        while let Some(next) = queue.front() {
+            let is_late = next.deadline <= now;
+            if !is_late && !batch.has_room_for(next) {
                 break;
+            }
+            match queue.pop_front() {
+                Some(late) if is_late => late.fail_unavailable(),
+                Some(next) => batch.push(next),
+                None => break,
             }
         }
         batch
@@ -139,28 +142,30 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    /// Gives a message back that does not fit any more.
-    fn push(&mut self, outgoing: Outgoing) -> Result<(), Outgoing> {
-        let user = &outgoing.session.user;
-        let known = (self.senders.iter())
-            .position(|sender| sender.id == user.user_id && sender.username == user.username);
-        let bytes = self.bytes + outgoing.bytes();
-        let fits = self.messages.len() < MAX_MESSAGES
-            && bytes <= MAX_BYTES
-            && (known.is_some() || self.senders.len() < MAX_SENDERS);
-        if !fits && !self.messages.is_empty() {
-            return Err(outgoing);
-        }
-        let index = known.unwrap_or_else(|| {
+    fn has_room_for(&self, outgoing: &Outgoing) -> bool {
+        self.messages.is_empty()
+            || self.messages.len() < MAX_MESSAGES
+                && self.bytes + outgoing.bytes() <= MAX_BYTES
+                && (self.senders.len() < MAX_SENDERS || self.place_of(outgoing).is_some())
+    }
+
+    fn push(&mut self, outgoing: Outgoing) {
+        let place = self.place_of(&outgoing).unwrap_or_else(|| {
+            let user = &outgoing.session.user;
             self.senders.push(ActingUser {
                 id: user.user_id,
                 username: user.username.clone(),
             });
             self.senders.len() - 1
         });
-        self.bytes = bytes;
-        self.messages.push((outgoing, index));
-        Ok(())
+        self.bytes += outgoing.bytes();
+        self.messages.push((outgoing, place));
+    }
+
+    fn place_of(&self, outgoing: &Outgoing) -> Option<usize> {
+        let user = &outgoing.session.user;
+        (self.senders.iter())
+            .position(|sender| sender.id == user.user_id && sender.username == user.username)
     }
 
     /// Sends them, and says what became of each.

@@ -76,7 +76,7 @@ impl Socket {
     /// The seq and the body of the next message.
     pub(super) async fn sent(&mut self, limit: Duration) -> (i64, String) {
         let packet = tokio::time::timeout(limit, self.frames.recv()).await;
-        let packet = packet.expect("a message in time").unwrap();
+        let packet = packet.unwrap().unwrap();
         let (name, payload): (String, serde_json::Value) =
             serde_json::from_str(&packet.as_str()[1..]).unwrap();
         assert_eq!(
@@ -365,10 +365,10 @@ impl message_server::MessageService for Log {
             } else {
                 let head = world.entries[&topic].len() as i64;
                 let (version, topics) = world.member(owner);
-                if !topics.contains_key(&topic) {
-                    topics.insert(topic, head);
+                topics.entry(topic).or_insert_with(|| {
                     *version += 1;
-                }
+                    head
+                });
                 let Some(pb::outgoing_message::Stamp::StampId(stamp)) = message.stamp else {
                     panic!()
                 };
