@@ -289,6 +289,16 @@ impl Peer {
             .clone()
     }
 
+    /// Runs `enter`, unless the session is on its way from polling to a websocket;
+    /// that way can't begin meanwhile.
+    fn unless_upgrading<T>(&self, enter: impl FnOnce() -> T) -> Option<T> {
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let upgrades = control.as_ref().is_some_and(|control| !control.is_dead())
+            && (self.wire.socket())
+                .is_some_and(|socket| socket.transport_type() == TransportType::Polling);
+        if upgrades { None } else { Some(enter()) }
+    }
+
     /// Takes the connection of its websocket; false when it has a living one already.
     fn attach(self: &Arc<Self>, control: Arc<Control>) -> bool {
         let mut current = self.control.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,12 +1,12 @@
 //! The HTTP requests of Socket.IO, before and after Engine.IO sees them.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, pin::pin, sync::Arc, task, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
 use engineioxide::{TransportType, config::EngineIoConfig, service::EngineIoService, socket::Sid};
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_KEY, UPGRADE},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -120,7 +120,18 @@ impl Requests {
             peer,
             answered: false,
         };
-        let response = self.engine(request, Packets::whole(Bytes::new())).await;
+        let mut answer = pin!(self.engine(request, Packets::whole(Bytes::new())));
+        // Engine.IO ends a session whose poll comes in just when an upgrade begins:
+        // it takes it for a second poll. So it comes in before, or not at all.
+        let entered = poll_fn(|cx| {
+            let entered = peer.unless_upgrading(|| answer.as_mut().poll(cx));
+            task::Poll::Ready(entered)
+        });
+        let response = match entered.await {
+            Some(task::Poll::Ready(response)) => response,
+            Some(task::Poll::Pending) => answer.await,
+            None => no_op(peer.outbox.generation()),
+        };
         poll.answered = true;
         if response.status() != StatusCode::OK {
             return response;
@@ -191,6 +202,20 @@ impl Requests {
         let Ok(response) = Service::call(engine, Request::from_parts(parts, body)).await;
         response.map(Body::new)
     }
+}
+
+/// The answer to a poll that comes during an upgrade.
+fn no_op(generation: Generation) -> Response<Body> {
+    let packet = match generation {
+        Generation::Eio3 => "1:6",
+        Generation::Eio4 => "6",
+    };
+    let mut response = Response::new(Body::from(packet));
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=UTF-8"),
+    );
+    response
 }
 
 /// A poll whose client hangs up takes along what was put into its answer, so the
@@ -267,13 +292,10 @@ impl From<Refusal> for Response<Body> {
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
         let headers = response.headers_mut();
         if !body.is_empty() {
-            headers.insert(
-                CONTENT_TYPE,
-                http::HeaderValue::from_static("application/json"),
-            );
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if status == 503 {
-            headers.insert(RETRY_AFTER, http::HeaderValue::from_static("1"));
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
