@@ -18,7 +18,8 @@ use tests::trial::World;
 cases! {
     Once:
         two_rounds_lose_double_and_reorder_nothing,
-        long_ten_rounds_lose_double_and_reorder_nothing;
+        long_ten_rounds_lose_double_and_reorder_nothing,
+        thorough_thirty_rounds_lose_double_and_reorder_nothing;
 }
 
 const EVENT: &str = "message_events";
@@ -258,4 +259,8 @@ async fn two_rounds_lose_double_and_reorder_nothing(_: World) {
 
 async fn long_ten_rounds_lose_double_and_reorder_nothing(_: World) {
     rounds(10).await;
+}
+
+async fn thorough_thirty_rounds_lose_double_and_reorder_nothing(_: World) {
+    rounds(30).await;
 }
