@@ -1,5 +1,7 @@
 //! The real `drivers` in a process of its own.
 
+mod watcher;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};
@@ -274,6 +276,7 @@ impl Server {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
+        watcher::started(child.id(), folder.root.path());
         let pid = Pid::from_child(&child);
         let server = Self {
             child: Mutex::new(child),
@@ -438,6 +441,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
+        watcher::ended(self.child.lock().unwrap().id());
         if std::thread::panicking() {
             eprintln!(
                 "--- log of drivers {}\n{}\n---",
