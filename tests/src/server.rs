@@ -301,7 +301,7 @@ impl Server {
                 Instant::now() < deadline,
                 "drivers is not ready after 30 seconds"
             );
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     future::{Future, pending},
+    mem::ManuallyDrop,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -113,7 +114,9 @@ pub struct App {
     presences: presence_svc::App,
     stores: Stores,
     readiness: Readiness,
-    starting: Latch,
+    /// Let go by `serve` alone: a start that fails must not look, on its way out, like
+    /// one that is done.
+    starting: ManuallyDrop<Latch>,
     /// Ends the gRPC port, and with it what is said of the services' health.
     grpc_end: Shutdown,
     any_ended: CancellationToken,
@@ -138,7 +141,7 @@ impl App {
             None => None,
         };
         let readiness = Readiness::new();
-        let starting = readiness.latch("the start of the program");
+        let starting = ManuallyDrop::new(readiness.latch("the start of the program"));
         let any_ended = CancellationToken::new();
         let grpc_end = Shutdown::new(window.mul_f32(GRPC_SHARE - HUB_SHARE));
         let admin = {
@@ -241,7 +244,7 @@ impl App {
         let edge = Part::start("the gateway", &any_ended, |stop| {
             done(edge.run(phones, stop))
         });
-        drop(self.starting);
+        drop(ManuallyDrop::into_inner(self.starting));
         Serving {
             window: self.window,
             edge,

@@ -17,6 +17,7 @@ cases! {
         a_second_process_on_one_folder_says_so_and_stops,
         a_damaged_store_says_what_is_damaged_and_never_starts_empty,
         a_missing_store_file_is_an_error,
+        a_start_that_fails_is_at_no_moment_ready,
         a_port_in_use_is_named,
         a_certificate_that_can_not_be_read_is_named,
         an_unknown_key_is_named_with_its_source,
@@ -150,6 +151,16 @@ async fn a_missing_store_file_is_an_error(_: World) {
     }
     let server = Server::start_on(&folder, Options::default()).await;
     assert_eq!(tests::api::Api::of(&server).history(1).await.len(), 200);
+}
+
+/// The last thing such a process does is to let go of what it holds, its readiness
+/// included: asked without a pause, many times over, it must not show.
+async fn a_start_that_fails_is_at_no_moment_ready(_: World) {
+    let (folder, stores) = full_folder().await;
+    fs::write(&stores[0], "rubbish").unwrap();
+    for _ in 0..30 {
+        Server::refused(&folder, Options::default()).await;
+    }
 }
 
 async fn a_port_in_use_is_named(_: World) {
