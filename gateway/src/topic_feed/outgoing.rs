@@ -37,8 +37,8 @@ pub(crate) struct Outgoing {
     /// What the feed had let out when the message came in.
     pub(super) emitted_at: Seq,
     message: NewMessage,
-    /// Stands for a stamp where the client gave none, so that a repeated call appends once.
-    edge_stamp: String,
+    /// The client's, or one made up where he gave none, so that a repeated call appends once.
+    stamp: Stamp,
     deadline: Instant,
 }
 
@@ -49,12 +49,16 @@ impl Outgoing {
         ack: Option<AckReply>,
         limit: Duration,
     ) -> Self {
+        let stamp = match &message.stamp_id {
+            Some(stamp) => Stamp::StampId(stamp.clone()),
+            None => Stamp::EdgeStamp(format!("{:032x}", rand::random::<u128>())),
+        };
         Self {
             session: Arc::clone(session),
             ack,
             emitted_at: Seq::ZERO,
             message,
-            edge_stamp: format!("{:032x}", rand::random::<u128>()),
+            stamp,
             deadline: Instant::now() + limit,
         }
     }
@@ -92,10 +96,7 @@ impl Outgoing {
         let message = &self.message;
         OutgoingMessage {
             acting_user_index: u32::try_from(acting_user_index).unwrap_or(u32::MAX),
-            stamp: Some(match &message.stamp_id {
-                Some(stamp) => Stamp::StampId(stamp.clone()),
-                None => Stamp::EdgeStamp(self.edge_stamp.clone()),
-            }),
+            stamp: Some(self.stamp.clone()),
             body: message.body.clone(),
             reply_to: message.reply_to.map_or(0, |id| id.get()),
             attrs_json: message
