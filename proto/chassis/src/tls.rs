@@ -1,4 +1,4 @@
-//! TLS for what phones connect to: a certificate chain and its key from PEM files.
+//! TLS by PEM files: what phones connect to, and what a database is trusted by.
 
 use std::{
     io,
@@ -50,6 +50,14 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
+    /// A certificate is no authority that others can be checked against.
+    #[error("the authorities in {} can't be used: {error}", .ca.display())]
+    Authority {
+        /// The file of authorities.
+        ca: PathBuf,
+        /// Why.
+        error: rustls::Error,
+    },
     /// The certificate or the key is of no use.
     #[error("the certificate in {} and the key in {} can't be used: {error}", .chain.display(), .key.display())]
     Unusable {
@@ -68,17 +76,8 @@ pub enum TlsError {
 /// # Errors
 /// See [`TlsError`].
 pub fn load(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let certificates = CertificateDer::pem_slice_iter(&read(chain)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| malformed(chain, error))?;
-    if certificates.is_empty() {
-        return Err(missing(chain, "certificate"));
-    }
-    let private_key = match PrivateKeyDer::from_pem_slice(&read(key)?) {
-        Ok(key) => key,
-        Err(pem::Error::NoItemsFound) => return Err(missing(key, "private key")),
-        Err(error) => return Err(malformed(key, error)),
-    };
+    let certificates = certificates(chain)?;
+    let private_key = private_key(key)?;
     let unusable = |error| match error {
         rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
             TlsError::OtherKey {
@@ -100,6 +99,26 @@ pub fn load(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The certificates of a PEM file, at least one.
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| malformed(path, error))?;
+    if certificates.is_empty() {
+        return Err(missing(path, "certificate"));
+    }
+    Ok(certificates)
+}
+
+/// The first private key of a PEM file.
+pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    match PrivateKeyDer::from_pem_slice(&read(path)?) {
+        Ok(key) => Ok(key),
+        Err(pem::Error::NoItemsFound) => Err(missing(path, "private key")),
+        Err(error) => Err(malformed(path, error)),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -1,0 +1,190 @@
+//! How a cluster is connected to.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+
+use scylla::{
+    client::{
+        execution_profile::{ExecutionProfile, ExecutionProfileBuilder},
+        session::{Session, TlsContext},
+        session_builder::SessionBuilder,
+    },
+    policies::{
+        load_balancing::DefaultPolicy,
+        retry::{DefaultRetryPolicy, FallthroughRetryPolicy},
+        speculative_execution::SimpleSpeculativeExecutionPolicy,
+    },
+};
+use tokio::sync::Semaphore;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
+
+use super::{Cql, CqlError, CqlUrl, Inner, server, url::CqlTls};
+use crate::tls::{self, TlsError};
+
+const CONNECTING: Duration = Duration::from_secs(3);
+
+/// A node that answers nothing for this long is no longer asked.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+const KEEPALIVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// After this, a second node is asked the same.
+const SPECULATION: Duration = Duration::from_millis(100);
+
+impl Cql {
+    /// Connects, and asks the cluster what it is and how it is set: a keyspace of one
+    /// replica and a writer away from the log's home are refused, unless the URL says
+    /// otherwise; a commit log that is not synced before an answer is warned of.
+    ///
+    /// # Errors
+    /// [`CqlError::Unavailable`] while the cluster is away; [`CqlError::Refused`] with
+    /// a sentence for who configured it.
+    pub async fn connect(url: &CqlUrl) -> Result<Self, CqlError> {
+        let cql = Self::connect_unchecked(url).await?;
+        server::check(&cql.0.session, url, &cql.0.dc).await?;
+        let keyspace = cql.0.session.use_keyspace(&url.keyspace, false);
+        keyspace
+            .await
+            .map_err(|error| CqlError::Unavailable(error.to_string()))?;
+        Ok(cql)
+    }
+
+    /// Connects to a cluster that may not have the keyspace yet.
+    pub(super) async fn connect_unchecked(url: &CqlUrl) -> Result<Self, CqlError> {
+        let conditionals = profile(url, None, true).into_handle();
+        let reads = profile(url, None, false).into_handle();
+        let writes = profile(url, None, false).into_handle();
+        let mut builder = SessionBuilder::new()
+            .known_nodes(&url.hosts)
+            .default_execution_profile_handle(writes.clone())
+            .keyspaces_to_fetch([&url.keyspace])
+            .fetch_full_schema_metadata(false)
+            .connection_timeout(CONNECTING)
+            .keepalive_interval(KEEPALIVE)
+            .keepalive_timeout(KEEPALIVE_LIMIT)
+            .tcp_nodelay(true)
+            .tls_context(tls_context(url.tls.as_ref())?);
+        if let Some((user, password)) = url.credentials().map_err(CqlError::Refused)? {
+            builder = builder.user(user, password);
+        }
+        let session = builder.build().await?;
+        let dc = local_dc(&session, url)?;
+        // Known only now, for the cluster tells which data centres it has.
+        for (mut handle, made) in [
+            (conditionals.clone(), profile(url, Some(&dc), true)),
+            (writes, profile(url, Some(&dc), false)),
+            (reads.clone(), speculative(url, &dc)),
+        ] {
+            handle.map_to_another_profile(made);
+        }
+        Ok(Self(Arc::new(Inner {
+            session,
+            url: url.clone(),
+            dc,
+            in_flight: Semaphore::new(url.in_flight),
+            reads,
+            conditionals,
+            #[cfg(feature = "testing")]
+            faults: super::faults::Plan::default(),
+        })))
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.0.session
+    }
+}
+
+fn profile(url: &CqlUrl, dc: Option<&str>, conditional: bool) -> ExecutionProfile {
+    let builder = builder(url, dc, conditional);
+    if conditional {
+        builder
+            .retry_policy(Arc::new(FallthroughRetryPolicy))
+            .build()
+    } else {
+        builder.retry_policy(Arc::new(DefaultRetryPolicy)).build()
+    }
+}
+
+fn speculative(url: &CqlUrl, dc: &str) -> ExecutionProfile {
+    builder(url, Some(dc), false)
+        .retry_policy(Arc::new(DefaultRetryPolicy))
+        .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+            max_retry_count: 1,
+            retry_interval: SPECULATION,
+        })))
+        .build()
+}
+
+fn builder(url: &CqlUrl, dc: Option<&str>, conditional: bool) -> ExecutionProfileBuilder {
+    let mut nodes = DefaultPolicy::builder()
+        .token_aware(true)
+        // Consensus is quicker where all writers of a partition ask the same replica.
+        .enable_shuffling_replicas(!conditional);
+    if let Some(dc) = dc {
+        nodes = nodes.prefer_datacenter(dc.to_owned());
+    }
+    ExecutionProfile::builder()
+        .consistency(url.consistency)
+        .serial_consistency(Some(url.serial_consistency))
+        .request_timeout(Some(url.timeout))
+        .load_balancing_policy(nodes.build())
+}
+
+/// The data centre of the URL, or the only one there is.
+fn local_dc(session: &Session, url: &CqlUrl) -> Result<String, CqlError> {
+    let state = session.get_cluster_state();
+    let known: BTreeSet<&str> = state
+        .get_nodes_info()
+        .iter()
+        .filter_map(|node| node.datacenter.as_deref())
+        .collect();
+    let all = || known.iter().copied().collect::<Vec<_>>().join(", ");
+    match (&url.dc, known.first()) {
+        (Some(dc), _) if known.contains(dc.as_str()) => Ok(dc.clone()),
+        (Some(dc), _) => Err(CqlError::Refused(format!(
+            "the cluster has no data centre `{dc}`: its data centres are {}",
+            all()
+        ))),
+        (None, Some(dc)) if known.len() == 1 => Ok((*dc).to_owned()),
+        (None, _) => Err(CqlError::Refused(format!(
+            "the cluster has several data centres ({}): `dc=…` has to say which one is near",
+            all()
+        ))),
+    }
+}
+
+fn tls_context(tls: Option<&CqlTls>) -> Result<Option<TlsContext>, CqlError> {
+    let Some(tls) = tls else {
+        return Ok(None);
+    };
+    let config = client_config(tls).map_err(|error| CqlError::Refused(error.to_string()))?;
+    Ok(Some(TlsContext::Rustls023(Arc::new(config))))
+}
+
+fn client_config(tls: &CqlTls) -> Result<ClientConfig, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let (certificates, ca): (_, &Path) = (tls::certificates(&tls.ca)?, &tls.ca);
+    for certificate in certificates {
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::Authority {
+                ca: ca.to_owned(),
+                error,
+            })?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| TlsError::Authority {
+            ca: ca.to_owned(),
+            error,
+        })?
+        .with_root_certificates(roots);
+    match &tls.identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(tls::certificates(chain)?, tls::private_key(key)?)
+            .map_err(|error| TlsError::Unusable {
+                chain: chain.clone(),
+                key: key.clone(),
+                error,
+            }),
+    }
+}
