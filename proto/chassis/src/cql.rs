@@ -9,12 +9,14 @@ mod answer;
 pub mod blocks;
 mod connect;
 mod error;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod migrations;
 mod server;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod url;
 
 use std::{
@@ -63,7 +65,7 @@ struct Inner {
     in_flight: Semaphore,
     reads: ExecutionProfileHandle,
     conditionals: ExecutionProfileHandle,
-    #[cfg(feature = "testing")]
+    #[cfg(any(test, feature = "testing"))]
     faults: faults::Plan,
 }
 
@@ -191,7 +193,8 @@ impl Cql {
         let run = self.0.session.execute_unpaged(prepared, &values);
         let result = self
             .measured(name, Box::pin(run))
-            .await?
+            .await
+            .map_err(CqlError::of_plain)?
             .into_rows_result()?;
         Ok(result.rows::<R>()?.collect::<Result<_, _>>()?)
     }
@@ -214,11 +217,10 @@ impl Cql {
     pub async fn run(&self, write: &Write, values: impl Values) -> Result<(), CqlError> {
         let Statement { name, prepared } = &write.0;
         let run = self.0.session.execute_unpaged(prepared, &values);
-        match self.measured(name, Box::pin(run)).await {
-            Ok(_) => Ok(()),
-            Err(CqlError::Unknown(why)) => Err(CqlError::Unavailable(why)),
-            Err(error) => Err(error),
-        }
+        self.measured(name, Box::pin(run))
+            .await
+            .map_err(CqlError::of_plain)?;
+        Ok(())
     }
 
     /// Sends a conditional write until its outcome is known.
@@ -343,9 +345,9 @@ impl Cql {
     ) -> Result<QueryResult, CqlError> {
         let _turn = self.turn().await.inspect_err(|error| failed(name, error))?;
         let begun = Instant::now();
-        #[cfg(feature = "testing")]
+        #[cfg(any(test, feature = "testing"))]
         let outcome = self.0.faults.around(name, request).await;
-        #[cfg(not(feature = "testing"))]
+        #[cfg(not(any(test, feature = "testing")))]
         let outcome = request.await.map_err(CqlError::from);
         metrics::histogram!("drivers_store_seconds", "statement" => name).record(begun.elapsed());
         outcome.inspect_err(|error| failed(name, error))

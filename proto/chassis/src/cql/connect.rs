@@ -82,7 +82,7 @@ impl Cql {
             in_flight: Semaphore::new(url.in_flight),
             reads,
             conditionals,
-            #[cfg(feature = "testing")]
+            #[cfg(any(test, feature = "testing"))]
             faults: super::faults::Plan::default(),
         })))
     }

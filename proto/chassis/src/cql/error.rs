@@ -28,6 +28,14 @@ pub enum CqlError {
 }
 
 impl CqlError {
+    /// What it means for a request that is no conditional write.
+    pub(super) fn of_plain(self) -> Self {
+        match self {
+            Self::Unknown(why) => Self::Unavailable(why),
+            error => error,
+        }
+    }
+
     /// For metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
