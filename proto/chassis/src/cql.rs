@@ -51,9 +51,6 @@ pub use self::{
 /// How long a request waits for its turn when too many are under way.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Rows of one page where more may come than one answer should hold.
-const PAGE_ROWS: i32 = 256;
-
 /// A connected cluster and a keyspace of it. Clones share the connections.
 #[derive(Clone)]
 pub struct Cql(Arc<Inner>);
@@ -126,7 +123,6 @@ impl Cql {
     pub async fn read(&self, name: &'static str, text: &str) -> Result<Read, CqlError> {
         let mut statement = self.prepare(name, text).await?;
         statement.prepared.set_is_idempotent(true);
-        statement.prepared.set_page_size(PAGE_ROWS);
         let reads = Some(self.0.reads.clone());
         statement.prepared.set_execution_profile_handle(reads);
         Ok(Read(statement))
@@ -253,7 +249,7 @@ impl Cql {
     ) -> Result<Applied, CqlError> {
         let Statement { name, prepared } = &conditional.0;
         let run = self.0.session.execute_unpaged(prepared, &values);
-        answer::decode(self.measured(name, Box::pin(run)).await?)
+        answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
     /// Sends a conditional batch until its outcome is known; all parts belong to one
@@ -293,7 +289,7 @@ impl Cql {
             values.push(*bound);
         }
         let run = self.0.session.batch(&batch, values);
-        answer::decode(self.measured(name, Box::pin(run)).await?)
+        answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
     async fn settle(

@@ -76,7 +76,8 @@ impl OldRow {
     }
 }
 
-pub(super) fn decode(result: QueryResult) -> Result<Applied, CqlError> {
+/// Reads the answer to the statement of this name, and counts those that were not applied.
+pub(super) fn decode(name: &'static str, result: QueryResult) -> Result<Applied, CqlError> {
     let rows = result.into_rows_result()?;
     let names: Vec<String> = rows
         .column_specs()
@@ -97,10 +98,13 @@ pub(super) fn decode(result: QueryResult) -> Result<Applied, CqlError> {
     }
     match applied {
         Some(true) => Ok(Applied::Yes),
-        Some(false) => Ok(Applied::No {
-            old: OldRow(old),
-            unsure: false,
-        }),
+        Some(false) => {
+            metrics::counter!("drivers_store_not_applied_total", "statement" => name).increment(1);
+            Ok(Applied::No {
+                old: OldRow(old),
+                unsure: false,
+            })
+        }
         None => Err(CqlError::Damaged(
             "an answer does not say whether the write was applied".to_owned(),
         )),
