@@ -7,6 +7,7 @@ pub mod entry;
 pub mod error;
 pub mod grpc;
 pub mod log;
+mod program;
 pub mod seed;
 mod stamps;
 pub mod store;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 pub mod clock;
 pub mod error;
 pub mod grpc;
+mod program;
 pub mod service;
 pub mod session;
 pub mod store;

@@ -12,6 +12,7 @@ pub mod account;
 pub mod error;
 pub mod grpc;
 pub mod phone_number;
+mod program;
 mod revocations;
 pub mod service;
 pub mod store;

@@ -1,38 +1,32 @@
 //! The wiring: which part stands on which, and in which order they end.
 
-use std::{
-    convert::Infallible,
-    future::{Future, pending},
-    mem::ManuallyDrop,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, mem::ManuallyDrop, net::SocketAddr, sync::Arc, time::Duration};
 
 use chassis::{
     admin::Admin,
-    bus,
+    bus::{self, Bus},
     client::Channel,
+    cql::migrations::migrate,
+    database::{Database, DatabaseError, StoreUrl, open_folder, reach},
+    embedded::DataFolder,
     health::{Latch, Readiness},
-    server::{self, Services},
+    identity::Secret,
+    program::{Error, Part, ports, service::Service as _},
+    secret_file,
+    server::Services,
     shutdown::Shutdown,
     telemetry::Metrics,
     tls,
 };
 use gateway::hub::{self, Hub};
-use presence_svc::clock::SystemClock;
 use tokio::{
     net::TcpListener,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    config::{Config, InternalGrpc},
-    error::Error,
-    part::Part,
-    stores::Stores,
-};
+use crate::config::{Config, InternalGrpc};
 
 /// Shares of the drain window, each from its beginning: by when which part has ended.
 const GATEWAY_SHARE: f32 = 0.7;
@@ -66,9 +60,9 @@ impl Listeners {
     /// [`Error::Listen`] with the first that can't be bound.
     pub async fn bind(config: &Config) -> Result<Self, Error> {
         Ok(Self {
-            phones: bind(config.listen, "listen").await?,
-            grpc: bind(config.grpc_listen, "grpc_listen").await?,
-            admin: bind(config.admin_listen, "admin_listen").await?,
+            phones: ports::bind(config.listen, "listen").await?,
+            grpc: ports::bind(config.grpc_listen, "grpc_listen").await?,
+            admin: ports::bind(config.admin_listen, "admin_listen").await?,
         })
     }
 
@@ -77,28 +71,12 @@ impl Listeners {
     /// # Errors
     /// When the operating system does not say.
     pub fn addresses(&self) -> Result<Addresses, Error> {
-        let at = |listener: &TcpListener| {
-            listener.local_addr().map_err(|source| Error::System {
-                what: "asking for the address of a port",
-                source,
-            })
-        };
         Ok(Addresses {
-            phones: at(&self.phones)?,
-            grpc: at(&self.grpc)?,
-            admin: at(&self.admin)?,
+            phones: ports::address(&self.phones)?,
+            grpc: ports::address(&self.grpc)?,
+            admin: ports::address(&self.admin)?,
         })
     }
-}
-
-async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen {
-            address,
-            key,
-            source,
-        })
 }
 
 /// The whole system, built; only the admin port is served yet.
@@ -109,10 +87,8 @@ pub struct App {
     edge: gateway::App,
     hub: Hub,
     services: Services,
-    users: user_svc::App,
-    messages: message_svc::App,
-    presences: presence_svc::App,
-    stores: Stores,
+    parts: Parts,
+    data: Data,
     readiness: Readiness,
     /// Let go by `serve` alone: a start that fails must not look, on its way out, like
     /// one that is done.
@@ -121,6 +97,19 @@ pub struct App {
     grpc_end: Shutdown,
     any_ended: CancellationToken,
     admin: Part,
+}
+
+/// The services above one database.
+struct Parts {
+    users: user_svc::App,
+    messages: message_svc::App,
+    presences: presence_svc::App,
+}
+
+/// Nobody else can use the folder until this is dropped.
+struct Data {
+    database: Database,
+    _folder: Arc<DataFolder>,
 }
 
 impl App {
@@ -144,52 +133,38 @@ impl App {
         let starting = ManuallyDrop::new(readiness.latch("the start of the program"));
         let any_ended = CancellationToken::new();
         let grpc_end = Shutdown::new(window.mul_f32(GRPC_SHARE - HUB_SHARE));
-        let admin = {
-            let admin = Admin {
-                readiness: readiness.clone(),
-                shutdown: grpc_end.clone(),
-                metrics,
-            };
-            Part::start("the admin port", &any_ended, |stop| async move {
-                admin
-                    .serve(listeners.admin, stop.cancelled_owned())
-                    .await
-                    .map_err(|source| Error::System {
-                        what: "serving the admin port",
-                        source,
-                    })
-            })
+        let shown = Admin {
+            readiness: readiness.clone(),
+            shutdown: grpc_end.clone(),
+            metrics,
         };
+        let admin = ports::serve_admin(listeners.admin, shown, &any_ended);
 
         let bus = bus::connect(&config.bus).await?;
-        let stores = Stores::open(&config.data).await?;
-        let users = user_svc::build(
-            &config.user,
-            Arc::new(stores.accounts.clone()),
-            Arc::clone(&bus),
-        );
-        let log = Arc::new(stores.messages.clone());
-        let directory = Arc::clone(&log);
-        let messages = message_svc::build(config.message, log, directory, Arc::clone(&bus)).await?;
-        let presences = presence_svc::build(
-            &config.presence,
-            Arc::new(stores.presences.clone()),
-            Arc::clone(&bus),
-            Arc::new(SystemClock),
-        );
+        let folder = open_folder(config.folder()).await?;
+        let secret = secret(&folder).await?;
+        let (database, parts) = reach(None, async || {
+            let database = open(&config.store(), &folder).await?;
+            let parts = Parts::build(&config, &database, &bus).await?;
+            Ok((database, parts))
+        })
+        .await?;
+        let data = Data {
+            database,
+            _folder: folder,
+        };
         let all = |secret| {
             Services::new(config.grpc.clone(), secret)
-                .with(users.service())
-                .with(messages.service())
-                .with(presences.service())
+                .with(parts.users.service())
+                .with(parts.messages.service())
+                .with(parts.presences.service())
         };
-        let services = all(Some(stores.secret.clone()));
+        let services = all(Some(secret.clone()));
         let channel = match config.internal_grpc {
             InternalGrpc::InProcess => Channel::local(all(None)),
-            InternalGrpc::Sockets => Channel::connect(
-                &format!("http://{}", reachable(at.grpc)),
-                stores.secret.clone(),
-            )?,
+            InternalGrpc::Sockets => {
+                Channel::connect(&format!("http://{}", ports::reachable(at.grpc)), secret)?
+            }
         };
         // A retry budget for each service: one that fails can't use up another's.
         let channel = || channel.clone().with_limits(&config.client);
@@ -204,10 +179,8 @@ impl App {
             edge: gateway::App::new(edge, hub.rules(), tls),
             hub,
             services,
-            users,
-            messages,
-            presences,
-            stores,
+            parts,
+            data,
             readiness,
             starting,
             grpc_end,
@@ -220,25 +193,24 @@ impl App {
     #[must_use]
     pub fn serve(self) -> Serving {
         let any_ended = self.any_ended;
-        let (users, messages, presences) = (self.users, self.messages, self.presences);
+        let Parts {
+            users,
+            messages,
+            presences,
+        } = self.parts;
         let services = [
             Part::start("user-svc", &any_ended, |stop| done(users.run(stop))),
             Part::start("message-svc", &any_ended, |stop| done(messages.run(stop))),
             Part::start("presence-svc", &any_ended, |stop| done(presences.run(stop))),
         ];
-        let (listener, routes) = (self.grpc, self.services);
-        let (readiness, grpc_end) = (self.readiness.clone(), self.grpc_end);
-        let grpc = Part::start("the gRPC port", &any_ended, |stop| async move {
-            let end = async {
-                stop.cancelled().await;
-                grpc_end.begin();
-                pending::<Infallible>().await
-            };
-            tokio::select! {
-                served = server::serve(listener, routes, &readiness, &grpc_end) => served,
-                never = end => match never {},
-            }
-        });
+        let readiness = self.readiness.clone();
+        let grpc = ports::serve_grpc(
+            self.grpc,
+            self.services,
+            readiness,
+            self.grpc_end,
+            &any_ended,
+        );
         let (hub, edge, phones) = (self.hub, self.edge, self.phones);
         let hub = Part::start("the hub", &any_ended, |stop| done(hub.run(stop)));
         let edge = Part::start("the gateway", &any_ended, |stop| {
@@ -252,7 +224,7 @@ impl App {
             grpc,
             services,
             admin: self.admin,
-            stores: self.stores,
+            data: self.data,
             readiness: self.readiness,
             any_ended,
         }
@@ -267,7 +239,7 @@ pub struct Serving {
     grpc: Part,
     services: [Part; 3],
     admin: Part,
-    stores: Stores,
+    data: Data,
     readiness: Readiness,
     any_ended: CancellationToken,
 }
@@ -301,7 +273,7 @@ impl Serving {
         for service in self.services {
             outcome = outcome.and(service.end(by(SERVICES_SHARE)).await);
         }
-        let closed = timeout_at(by(1.0), self.stores.close()).await;
+        let closed = timeout_at(by(1.0), self.data.database.close()).await;
         outcome = outcome.and(closed.map_err(|_| Error::Late("the stores")));
         outcome.and(self.admin.end(by(1.0)).await)
     }
@@ -312,12 +284,40 @@ async fn done(part: impl Future<Output = ()>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The address by which this machine reaches what listens at `at`.
-pub(crate) fn reachable(at: SocketAddr) -> SocketAddr {
-    let ip = match at.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, at.port())
+async fn secret(folder: &DataFolder) -> Result<Secret, Error> {
+    let file = folder.secret_file();
+    spawn_blocking(move || secret_file::read_or_make(&file))
+        .await
+        .map_err(|_| Error::Ended("the reading of the secret"))?
+        .map_err(Error::Secret)
+}
+
+/// Opens the database; a keyspace is brought up to this version before.
+async fn open(url: &StoreUrl, folder: &Arc<DataFolder>) -> Result<Database, DatabaseError> {
+    let migrations = [
+        user_svc::App::MIGRATIONS,
+        message_svc::App::MIGRATIONS,
+        presence_svc::App::MIGRATIONS,
+    ];
+    if let StoreUrl::Scylla(url) = url {
+        for name in migrate(url, &migrations).await? {
+            tracing::info!(name, "applied a migration");
+        }
+    }
+    Database::open(url, Some(folder), &migrations).await
+}
+
+impl Parts {
+    async fn build(
+        config: &Config,
+        database: &Database,
+        bus: &Arc<dyn Bus>,
+    ) -> Result<Self, DatabaseError> {
+        Ok(Self {
+            users: user_svc::App::build(&config.user, database, Arc::clone(bus)).await?,
+            messages: message_svc::App::build(&config.message, database, Arc::clone(bus)).await?,
+            presences: presence_svc::App::build(&config.presence, database, Arc::clone(bus))
+                .await?,
+        })
+    }
 }

@@ -2,16 +2,16 @@
 
 use std::{
     fmt,
-    io::{self, Write as _},
-    path::PathBuf,
+    path::{self, Path, PathBuf},
 };
 
-use chassis::telemetry::LogFormat;
-
-use crate::{
-    app::{Addresses, reachable},
-    config::Config,
+use chassis::{
+    database::StoreUrl,
+    program::{ports::reachable, say},
+    telemetry::LogFormat,
 };
+
+use crate::{app::Addresses, config::Config};
 
 /// What listens where, where the data is, and one line to try.
 #[derive(Clone, Debug)]
@@ -19,6 +19,7 @@ pub struct Banner {
     at: Addresses,
     tls: bool,
     data: PathBuf,
+    store: StoreUrl,
     format: LogFormat,
 }
 
@@ -29,29 +30,34 @@ impl Banner {
         Self {
             at,
             tls: config.tls.is_some(),
-            data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
+            data: absolute(config.folder()),
+            store: match config.store() {
+                StoreUrl::File(folder) => StoreUrl::File(absolute(&folder)),
+                scylla @ StoreUrl::Scylla(_) => scylla,
+            },
             format: config.log,
         }
     }
 
     /// Says it: to a person on the standard output, to a machine in a log line.
     pub fn show(&self) {
-        match self.format {
-            LogFormat::Text => {
-                // Who closed the output does not want to know.
-                let _ = write!(io::stdout(), "{self}");
-            }
-            LogFormat::Json => tracing::info!(
+        say(self.format, self, || {
+            tracing::info!(
                 listen = %self.at.phones,
                 grpc_listen = %self.at.grpc,
                 admin_listen = %self.at.admin,
                 tls = self.tls,
                 data = %self.data.display(),
+                store = %self.store,
                 version = env!("CARGO_PKG_VERSION"),
                 "serving",
-            ),
-        }
+            );
+        });
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 impl fmt::Display for Banner {
@@ -77,7 +83,10 @@ impl fmt::Display for Banner {
             f,
             "  health    http://{admin}  /readyz, /livez and /metrics"
         )?;
-        writeln!(f, "  data      {data}")?;
+        match &self.store {
+            StoreUrl::File(_) => writeln!(f, "  data      {data}")?,
+            StoreUrl::Scylla(url) => writeln!(f, "  data      {url}")?,
+        }
         writeln!(f, "Try:")?;
         writeln!(
             f,
@@ -103,6 +112,17 @@ mod tests {
             ..Config::default()
         };
         let text = Banner::new(&config, at).to_string();
+        let in_keyspace = Config {
+            store: "scylla://u:hunter2@db/drivers".parse().ok(),
+            ..config
+        };
+        let other = Banner::new(&in_keyspace, at).to_string();
+        assert!(
+            other.contains("data      scylla://db:9042/drivers"),
+            "{other}"
+        );
+        assert!(other.contains("/srv/drivers/secret"), "{other}");
+        assert!(!other.contains("hunter2"), "{other}");
         for part in [
             "http://0.0.0.0:8080",
             "http://127.0.0.1:8081",

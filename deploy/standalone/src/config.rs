@@ -1,26 +1,26 @@
 //! All that can be set of the whole system.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use chassis::{
     client::ClientConfig,
     config::{environment, load},
+    database::StoreUrl,
+    program::{
+        Error,
+        keys::{address, bus, drain_window},
+    },
     server::ServerConfig,
     telemetry::LogFormat,
 };
 use clap::Parser as _;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Serialize};
 
-use crate::{error::Error, flags::Flags};
-
-/// Shortest drain window, in milliseconds: what a client emitted last has a second to
-/// be answered, and services and stores end after the sockets.
-const MIN_DRAIN_WINDOW_MS: u64 = 3_000;
+use crate::flags::Flags;
 
 /// Configuration of the whole system; each value has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,8 +35,13 @@ pub struct Config {
     /// Health and metrics.
     #[serde(deserialize_with = "address")]
     pub admin_listen: SocketAddr,
-    /// The data folder; made if there is none.
+    /// The data folder; made if there is none. It holds the secret of the services, and
+    /// the data unless `store` says otherwise.
     pub data: PathBuf,
+    /// Where the data is, when not in the data folder: in a keyspace. A `file:` here
+    /// names the data folder, in place of `data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreUrl>,
     /// How log lines look.
     pub log: LogFormat,
     /// Which log lines there are: a level, or levels by part, as in `info,gateway=debug`.
@@ -98,6 +103,7 @@ impl Default for Config {
             grpc_listen: local(8081),
             admin_listen: local(8082),
             data: "./data".into(),
+            store: None,
             log: LogFormat::default(),
             log_filter: "info".to_owned(),
             bus: "memory:".to_owned(),
@@ -127,46 +133,27 @@ impl Config {
         Ok(config)
     }
 
+    /// The data folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        match &self.store {
+            Some(StoreUrl::File(folder)) => folder,
+            _ => &self.data,
+        }
+    }
+
+    /// Where the data is.
+    #[must_use]
+    pub fn store(&self) -> StoreUrl {
+        let in_folder = || StoreUrl::File(self.data.clone());
+        self.store.clone().unwrap_or_else(in_folder)
+    }
+
     /// How long the end of the program may take.
     #[must_use]
     pub fn drain_window(&self) -> Duration {
         Duration::from_millis(self.drain_window_ms)
     }
-}
-
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    struct Address;
-
-    impl de::Visitor<'_> for Address {
-        type Value = SocketAddr;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an IP address and a port, as in 127.0.0.1:8080")
-        }
-
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<SocketAddr, E> {
-            text.parse()
-                .map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-        }
-    }
-
-    deserializer.deserialize_str(Address)
-}
-
-fn bus<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let url = String::deserialize(deserializer)?;
-    chassis::bus::check(&url).map_err(de::Error::custom)?;
-    Ok(url)
-}
-
-fn drain_window<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let ms = u64::deserialize(deserializer)?;
-    if ms >= MIN_DRAIN_WINDOW_MS {
-        return Ok(ms);
-    }
-    let expected = format!("an integer of at least {MIN_DRAIN_WINDOW_MS}");
-    let found = de::Unexpected::Unsigned(ms);
-    Err(de::Error::invalid_value(found, &expected.as_str()))
 }
 
 #[cfg(test)]
@@ -190,7 +177,8 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(config.grpc_listen.to_string(), "127.0.0.1:8081");
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:8082");
-        assert_eq!(config.data, PathBuf::from("./data"));
+        assert_eq!(config.folder(), Path::new("./data"));
+        assert_eq!(config.store().to_string(), "file:./data");
         assert_eq!(config.log, LogFormat::Text);
         assert_eq!(config.internal_grpc, InternalGrpc::InProcess);
         assert_eq!(config.message.seed_file, None);
@@ -206,6 +194,7 @@ mod tests {
                 "--grpc-listen=0.0.0.0:2",
                 "--admin-listen=127.0.0.1:3",
                 "--data=5",
+                "--store=scylla://u:hunter2@db/drivers",
                 "--seed-file=rooms.toml",
                 "--rate-limits=off",
                 "--log=json",
@@ -216,7 +205,8 @@ mod tests {
         assert_eq!(config.listen.to_string(), "[::1]:1");
         assert_eq!(config.grpc_listen.to_string(), "0.0.0.0:2");
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:3");
-        assert_eq!(config.data, PathBuf::from("5"));
+        assert_eq!(config.folder(), Path::new("5"));
+        assert_eq!(config.store().to_string(), "scylla://db:9042/drivers");
         assert_eq!(config.message.seed_file, Some("rooms.toml".into()));
         assert!(!config.gateway.rate_limits.enabled);
         assert_eq!(config.log, LogFormat::Json);
@@ -228,6 +218,7 @@ mod tests {
             &[],
             &[
                 ("DRIVERS_INTERNAL_GRPC", "sockets"),
+                ("DRIVERS_STORE", "file:elsewhere"),
                 ("DRIVERS_BUS", "memory:?drop=0.2&seed=7"),
                 ("DRIVERS_TLS__CERTIFICATE", "chain.pem"),
                 ("DRIVERS_TLS__KEY", "key.pem"),
@@ -238,6 +229,8 @@ mod tests {
         .unwrap();
         assert_eq!(config.internal_grpc, InternalGrpc::Sockets);
         assert_eq!(config.bus, "memory:?drop=0.2&seed=7");
+        assert_eq!(config.folder(), Path::new("elsewhere"));
+        assert_eq!(config.store().to_string(), "file:elsewhere");
         assert_eq!(config.tls.unwrap().key, PathBuf::from("key.pem"));
         assert_eq!(config.gateway.auth_timeout, Duration::from_secs(2));
         assert_eq!(config.drain_window_ms, 3_000);
@@ -249,6 +242,8 @@ mod tests {
             ("LISTEN", "8080", "an IP address and a port"),
             ("LISTEN", "localhost:8080", "an IP address and a port"),
             ("LOG", "xml", "json, text"),
+            ("STORE", "./data", "`file:./data` or `scylla://"),
+            ("STORE", "scylla://u:hunter2@db", "is no keyspace"),
             ("BUS", "redis://there", "`memory:` is expected"),
             ("BUS", "memory:?drop=2", "a number from 0 to 1"),
             ("INTERNAL_GRPC", "udp", "in-process, sockets"),
@@ -265,6 +260,7 @@ mod tests {
             assert!(error.contains(&format!("`{key}`")), "{error}");
             assert!(error.contains(&variable), "{error}");
             assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
         }
         let error = from(&["--listen", "here"], &[]).unwrap_err();
         assert!(error.contains("the flag --listen"), "{error}");

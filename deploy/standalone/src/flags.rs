@@ -40,6 +40,11 @@ pub(crate) struct Flags {
     /// The data folder; made if there is none [default: ./data] [key: data]
     #[arg(long, value_name = "FOLDER")]
     data: Option<String>,
+    /// Where the data is: file:FOLDER or scylla://HOST,…/KEYSPACE?KEY=VALUE&…; name the
+    /// file of a password there with password_file, for everybody on the machine sees
+    /// flags [default: in the data folder] [key: store]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// A configuration file, TOML [variable: DRIVERS_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -74,6 +79,7 @@ impl Flags {
             ("--grpc-listen", "grpc_listen", &self.grpc_listen),
             ("--admin-listen", "admin_listen", &self.admin_listen),
             ("--data", "data", &self.data),
+            ("--store", "store", &self.store),
             ("--seed-file", "message.seed_file", &self.seed_file),
             ("--rate-limits", "gateway.rate_limits.enabled", &enabled),
             ("--log", "log", &self.log),

@@ -15,13 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::telemetry::Metrics;
+use chassis::{program::Error, telemetry::Metrics};
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use standalone::{
     app::{Addresses, App, Listeners},
     config::{Config, InternalGrpc},
-    error::Error,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

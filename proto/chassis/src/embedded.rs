@@ -40,8 +40,9 @@ mod folder;
 mod simulated_disk;
 mod writer;
 
+pub(crate) use file::sync_folder;
 pub use file::{OpenError, StoreId};
-pub use folder::{DataFolder, Secret};
+pub use folder::DataFolder;
 #[cfg(any(test, feature = "testing"))]
 pub use simulated_disk::{Fault, SimulatedDisk};
 

@@ -28,8 +28,10 @@ use crate::{
     status::{self, Refusal},
 };
 
+mod later;
 pub mod listener;
 
+pub use later::Later;
 pub use listener::{ServeError, serve};
 
 /// tonic's server answers CANCELLED when a request's `grpc-timeout` is over. So

@@ -91,7 +91,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    pub(crate) fn io(path: &Path, source: io::Error) -> Self {
         let path = path.to_owned();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
@@ -99,7 +99,7 @@ impl OpenError {
         }
     }
 
-    pub(super) fn damaged(path: &Path, what: impl fmt::Display) -> Self {
+    pub(crate) fn damaged(path: &Path, what: impl fmt::Display) -> Self {
         Self::Damaged {
             path: path.to_owned(),
             what: what.to_string(),
@@ -340,7 +340,7 @@ pub(super) fn publish(unfinished: &Path, path: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> Result<(), OpenError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), OpenError> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(|error| OpenError::io(folder, error))

@@ -1,10 +1,9 @@
 //! The data folder: one process uses it, and it knows which files must be in it.
 
 use std::{
-    fmt,
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -127,54 +126,16 @@ impl DataFolder {
         Ok(embedded)
     }
 
-    /// The bearer secret of this folder; made the first time. Delete the file
-    /// `secret` to have a new one made at the next start.
-    ///
-    /// # Errors
-    /// When it can't be read or written, others may read it, or it is no secret.
-    pub fn secret(&self) -> Result<Secret, OpenError> {
-        let path = self.path.join(SECRET);
-        let Some(text) = read(&path)? else {
-            let secret = Secret(hex::encode(rand::random::<[u8; 32]>()));
-            self::write(&path, format!("{}\n", secret.0).as_bytes())?;
-            return Ok(secret);
-        };
-        let mode = fs::metadata(&path)
-            .map_err(|error| OpenError::io(&path, error))?
-            .mode();
-        if mode & 0o077 != 0 {
-            return Err(OpenError::NotPrivate { path });
-        }
-        let text = text.trim();
-        if hex::decode(text).is_ok_and(|bytes| bytes.len() == 32) {
-            Ok(Secret(text.to_owned()))
-        } else {
-            Err(OpenError::damaged(&path, "it is not 64 hex digits"))
-        }
+    /// Where the bearer secret of this folder is; see [`crate::secret_file`].
+    #[must_use]
+    pub fn secret_file(&self) -> PathBuf {
+        self.path.join(SECRET)
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-/// What internal callers prove themselves with: 32 random bytes as 64 hex digits.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The digits. Not to be logged.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
     }
 }
 

@@ -344,26 +344,6 @@ fn a_data_folder_serves_one_process() {
     DataFolder::open(&path).unwrap();
 }
 
-#[test]
-fn the_secret_is_made_once_and_is_private() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = DataFolder::open(folder.path()).unwrap();
-    let secret = data.secret().unwrap();
-    assert_eq!(secret.expose().len(), 64);
-    assert_eq!(data.secret().unwrap(), secret);
-    assert!(!format!("{secret:?}").contains(secret.expose()));
-    let path = folder.path().join("secret");
-    assert_eq!(
-        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    assert!(matches!(data.secret(), Err(OpenError::NotPrivate { .. })));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::write(&path, "abc").unwrap();
-    assert!(matches!(data.secret(), Err(OpenError::Damaged { .. })));
-}
-
 #[tokio::test]
 async fn a_folder_that_lacks_something_is_never_filled_with_new_stores() {
     let folder = tempfile::tempdir().unwrap();
