@@ -231,8 +231,8 @@ impl Cql {
         conditional: &Conditional,
         values: impl Values,
     ) -> Result<Applied, CqlError> {
-        self.settle(conditional.0.name, async || {
-            self.apply_once(conditional, &values).await
+        self.settle(conditional.0.name, || {
+            Box::pin(self.apply_once(conditional, &values))
         })
         .await
     }
@@ -262,7 +262,7 @@ impl Cql {
         name: &'static str,
         parts: &[Part<'_>],
     ) -> Result<Applied, CqlError> {
-        self.settle(name, async || self.apply_batch_once(name, parts).await)
+        self.settle(name, || Box::pin(self.apply_batch_once(name, parts)))
             .await
     }
 
@@ -292,10 +292,10 @@ impl Cql {
         answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
-    async fn settle(
+    async fn settle<'a>(
         &self,
         name: &'static str,
-        send: impl AsyncFn() -> Result<Applied, CqlError>,
+        send: impl Fn() -> BoxFuture<'a, Result<Applied, CqlError>>,
     ) -> Result<Applied, CqlError> {
         let mut pauses = ExponentialBuilder::default()
             .with_min_delay(FIRST_PAUSE)
