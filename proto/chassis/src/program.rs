@@ -23,6 +23,8 @@ pub mod keys;
 mod part;
 pub mod ports;
 pub mod service;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use error::Error;
 pub use part::Part;

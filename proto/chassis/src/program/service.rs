@@ -138,6 +138,7 @@ async fn serve<S: Service>(
         store: settings.store.clone(),
         log: settings.log,
     };
+    tracing::info!(grpc_listen = %banner.grpc, admin_listen = %banner.admin, store = %banner.store, "starting");
     let metrics = process.metrics.clone();
     let starting = Box::pin(start::<S>(settings, grpc, admin, metrics));
     let Some(serving) = process.started(starting).await else {

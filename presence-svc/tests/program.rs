@@ -1,0 +1,57 @@
+//! `drivers-presence` as its operator and its callers see it.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a failed expectation of a test is a panic"
+)]
+
+use std::time::Duration;
+
+use chassis::{call::Call, client::Channel, program::testing::Program};
+use proto::presence::v1::{
+    BatchGetPresenceRequest, presence_service_client::PresenceServiceClient,
+};
+use tonic::Status;
+
+const LIMIT: Duration = Duration::from_secs(5);
+
+const PROGRAM: Program = Program {
+    name: "drivers-presence",
+    binary: env!("CARGO_BIN_EXE_drivers-presence"),
+};
+
+async fn call(channel: Channel) -> Result<(), Status> {
+    let user_ids = vec![1, 2];
+    let somebody = Call::within(LIMIT).request(BatchGetPresenceRequest { user_ids });
+    let client = PresenceServiceClient::new(channel);
+    client.clone().batch_get_presence(somebody).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_from_a_folder_whoever_shows_the_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.serves(folder.path(), "file:data", call).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_folder_has_its_own_secret_and_serves_one_program() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.has_its_folder_for_itself(folder.path(), call).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_its_database_is_away_it_lives_and_is_not_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.waits_for_its_database(folder.path(), call).await;
+}
+
+#[test]
+fn a_wrong_configuration_is_one_sentence_that_names_the_key() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.refuses_a_wrong_configuration(folder.path());
+}
+
+#[test]
+fn in_a_folder_there_is_nothing_to_migrate() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.migrates(folder.path(), "file:data", "nothing to migrate");
+}
