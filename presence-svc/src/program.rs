@@ -15,17 +15,18 @@ use crate::{
     App, Config,
     clock::SystemClock,
     grpc::Api,
-    store::{Store, StoreError, embedded::EmbeddedStore},
+    store::{
+        Store, StoreError,
+        embedded::EmbeddedStore,
+        scylla::{MIGRATIONS, ScyllaStore},
+    },
 };
 
 impl Service for App {
     const NAME: &'static str = "drivers-presence";
     const ABOUT: &'static str =
         "The presence service: who is here, who types, and when somebody was last seen.";
-    const MIGRATIONS: Migrations = Migrations {
-        service: "presence-svc",
-        files: &[],
-    };
+    const MIGRATIONS: Migrations = MIGRATIONS;
     type Config = Config;
     type Server = PresenceServiceServer<Api>;
 
@@ -39,9 +40,8 @@ impl Service for App {
                 let file = folder.embedded(EmbeddedStore::options()).await?;
                 Arc::new(EmbeddedStore::new(file).await.map_err(failure(database))?)
             }
-            Database::Keyspace(_) => {
-                let why = "this version keeps no presence in a keyspace".to_owned();
-                return Err(DatabaseError::Unusable(why));
+            Database::Keyspace(cql) => {
+                Arc::new(ScyllaStore::open(cql).await.map_err(failure(database))?)
             }
         };
         Ok(crate::build(config, store, bus, Arc::new(SystemClock)))

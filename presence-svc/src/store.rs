@@ -14,6 +14,7 @@ pub(crate) mod conformance;
 pub mod embedded;
 #[cfg(test)]
 pub(crate) mod failing;
+pub mod scylla;
 
 /// A store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
