@@ -25,8 +25,9 @@ cases! {
         sigterm_answers_everything_and_exits_0_within_the_drain_window,
         ctrl_c_exits_0,
         readiness_ends_and_new_connections_are_refused_on_sigterm,
+        livez_readyz_and_metrics_are_on_the_admin_port;
+    Embedded:
         the_secret_is_private_and_stays,
-        livez_readyz_and_metrics_are_on_the_admin_port,
         it_prints_what_listens_where_and_a_line_to_try,
         tls_serves_both_host_names_on_one_port;
 }

@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod api;
+pub mod cassandra;
 pub mod client;
 pub mod engine;
 pub mod http;

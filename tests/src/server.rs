@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::cassandra;
+
 /// The configuration keys that tests set, in one place.
 pub mod key {
     /// URL of the bus.
@@ -57,6 +59,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// Further environment variables.
     pub env: Vec<(&'static str, String)>,
+    /// URL of the store; unless said, [`Store::of_this_run`].
+    pub store: Option<String>,
     /// Contents of a seed file.
     pub seed_file: Option<String>,
     /// Whether rate limits are on; off unless said.
@@ -72,9 +76,35 @@ impl Options {
     }
 }
 
+/// Where the servers of a run of the suites keep their data, unless a test says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In their data folder.
+    Embedded,
+    /// In the shared Cassandra, a keyspace for each [`Folder`].
+    Cql,
+}
+
+impl Store {
+    /// What `DRIVERS_TEST_STORE` says: `embedded`, which is also meant without it, or `cql`.
+    ///
+    /// # Panics
+    /// It says something else.
+    #[must_use]
+    pub fn of_this_run() -> Self {
+        match std::env::var("DRIVERS_TEST_STORE").as_deref() {
+            Err(_) | Ok("embedded") => Self::Embedded,
+            Ok("cql") => Self::Cql,
+            Ok(other) => panic!("DRIVERS_TEST_STORE is `embedded` or `cql`, not `{other}`"),
+        }
+    }
+}
+
 /// The folder of one deployment: its data, and the logs of each start.
 pub struct Folder {
     root: TempDir,
+    /// Where its data is with [`Store::Cql`].
+    keyspace: String,
     starts: Mutex<u32>,
 }
 
@@ -87,6 +117,7 @@ impl Folder {
                 .prefix("drivers-test-")
                 .tempdir()
                 .unwrap(),
+            keyspace: cassandra::new_keyspace(),
             starts: Mutex::new(0),
         })
     }
@@ -184,7 +215,7 @@ impl Server {
     /// Starts one on a new folder and waits until it is ready.
     ///
     /// # Panics
-    /// It ended, or was not ready within 30 seconds.
+    /// It ended, or was not ready within 30 seconds; 120 with a CQL store.
     pub async fn start(options: Options) -> Self {
         Self::start_on(&Folder::new(), options).await
     }
@@ -224,7 +255,7 @@ impl Server {
     /// It ended.
     ///
     /// # Panics
-    /// It is neither ready nor ended after 30 seconds.
+    /// It is neither ready nor ended after that time.
     pub fn start_blocking(folder: &Arc<Folder>, options: &Options) -> Result<Self, Ended> {
         let at = Addresses::free();
         let start = {
@@ -235,6 +266,20 @@ impl Server {
         let log = folder.file(&format!("log-{start}"));
         let output = fs::File::create(&log).unwrap();
         let mut command = Command::new(binary());
+        let store = options
+            .store
+            .clone()
+            .or_else(|| match Store::of_this_run() {
+                Store::Embedded => None,
+                Store::Cql => Some(cassandra::shared_url(&folder.keyspace)),
+            });
+        // The first start on a keyspace makes its tables, a few seconds of a node's work.
+        let patience = Duration::from_secs(if store.is_some() { 120 } else { 30 });
+        if let Some(store) = store
+            && !options.args.iter().any(|arg| arg == "--store")
+        {
+            command.arg("--store").arg(store);
+        }
         for (flag, value) in [
             ("--listen", at.public.to_string()),
             ("--grpc-listen", at.grpc.to_string()),
@@ -265,10 +310,14 @@ impl Server {
             fs::write(&path, seed).unwrap();
             command.arg("--seed-file").arg(path);
         }
+        // What tells the tests something begins as the configuration's keys do.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("DRIVERS_") {
+                command.env_remove(name);
+            }
+        }
         let child = command
             .args(&options.args)
-            // Whose name begins as those of the configuration's keys do.
-            .env_remove("DRIVERS_BIN")
             .envs(options.env.iter().map(|(name, value)| (name, value)))
             .current_dir(folder.root.path())
             .stdin(Stdio::null())
@@ -285,7 +334,7 @@ impl Server {
             log,
             at,
         };
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + patience;
         loop {
             let ended = server.child.lock().unwrap().try_wait().unwrap();
             if let Some(status) = ended {
@@ -299,7 +348,8 @@ impl Server {
             }
             assert!(
                 Instant::now() < deadline,
-                "drivers is not ready after 30 seconds"
+                "drivers is not ready after {patience:?}:\n{}",
+                server.log_tail()
             );
             std::thread::sleep(Duration::from_millis(2));
         }

@@ -16,7 +16,7 @@ use crate::account::{self, User};
 use crate::api::Api;
 use crate::client::{Client, Kind, Transport};
 use crate::engine::Eio;
-use crate::server::{Folder, Options, Server, key};
+use crate::server::{Folder, Options, Server, Store, key};
 
 /// A case as a function.
 pub type Run = fn(World) -> Pin<Box<dyn Future<Output = ()>>>;
@@ -30,6 +30,22 @@ pub enum Scope {
     Once,
     /// Once, with nothing else on the machine: it measures.
     Alone,
+    /// Once, beside others, where data is in a folder: it is about that folder, or about
+    /// nothing that a store could change.
+    Embedded,
+    /// As [`Scope::Alone`], where data is in Cassandra: it starts clusters of its own and
+    /// breaks them.
+    Cluster,
+}
+
+impl Scope {
+    fn is_of(self, store: Store) -> bool {
+        match self {
+            Self::EachClient | Self::Once | Self::Alone => true,
+            Self::Embedded => store == Store::Embedded,
+            Self::Cluster => store == Store::Cql,
+        }
+    }
 }
 
 /// A case.
@@ -163,9 +179,12 @@ impl World {
 }
 
 impl Case {
-    /// Its trials.
+    /// Its trials: none with a store that it is not for.
     #[must_use]
     pub fn trials(self) -> Vec<Trial> {
+        if !self.scope.is_of(Store::of_this_run()) {
+            return Vec::new();
+        }
         // `blackbox::contract::signin::x` → `contract::signin::x`
         let name = self
             .name
@@ -183,11 +202,11 @@ impl Case {
                     })
                 })
                 .collect(),
-            Scope::Once => vec![Trial::test(name, move || {
+            Scope::Once | Scope::Embedded => vec![Trial::test(name, move || {
                 let _shared = MACHINE.read();
                 try_run(run, Kind::Raw(Eio::V4), Transport::Websocket)
             })],
-            Scope::Alone => vec![Trial::test(name, move || {
+            Scope::Alone | Scope::Cluster => vec![Trial::test(name, move || {
                 let _alone = MACHINE.write();
                 try_run(run, Kind::Raw(Eio::V4), Transport::Websocket)
             })],

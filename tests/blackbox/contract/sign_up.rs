@@ -15,7 +15,6 @@ cases! {
     Once:
         ok_has_user_id_and_token_of_32_lower_case_hex_digits,
         the_token_signs_in,
-        only_the_sha_256_of_the_token_is_stored,
         a_form_is_as_good_as_json,
         missing_null_or_blank_is_missing_key_and_named,
         another_type_is_invalid_key,
@@ -36,6 +35,8 @@ cases! {
         device_type_is_any_text_of_8,
         of_many_at_once_with_one_number_one_wins,
         other_paths_are_404;
+    Embedded:
+        only_the_sha_256_of_the_token_is_stored;
 }
 
 const KEYS: [&str; 4] = ["phone_number", "username", "gcm_token", "device_type"];

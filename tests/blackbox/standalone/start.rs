@@ -13,7 +13,7 @@ use tests::server::{Ended, Folder, Options, Server, key};
 use tests::trial::World;
 
 cases! {
-    Once:
+    Embedded:
         a_second_process_on_one_folder_says_so_and_stops,
         a_damaged_store_says_what_is_damaged_and_never_starts_empty,
         a_missing_store_file_is_an_error,
