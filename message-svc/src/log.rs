@@ -5,6 +5,7 @@
 //! only writer: the store's condition on the head decides, and whoever is behind
 //! reads what he missed.
 
+mod knowledge;
 mod pages;
 mod settle;
 mod topic;

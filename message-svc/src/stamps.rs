@@ -8,7 +8,10 @@ use chassis::id::UserId;
 use xorf::{Filter, Xor16};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::entry::{Entry, Segment, Stamp};
+use crate::{
+    entry::{Segment, Stamp},
+    store::Stamped,
+};
 
 /// The stamps of the current segment, each with its slot.
 #[derive(Debug, Default)]
@@ -17,9 +20,9 @@ pub(crate) struct CurrentStamps {
 }
 
 impl CurrentStamps {
-    pub(crate) fn insert(&mut self, entry: &Entry, slot: u32) {
+    pub(crate) fn insert(&mut self, stamped: Stamped, slot: u32) {
         self.slots
-            .entry((entry.owner, entry.stamp.clone()))
+            .entry((stamped.owner, stamped.stamp))
             .or_insert(slot);
     }
 
@@ -74,9 +77,9 @@ impl FilterBits {
         Self(Xor16::from(keys))
     }
 
-    /// The filter of a segment's entries.
-    pub(crate) fn of_entries(entries: &[Entry]) -> Self {
-        Self::of(entries.iter().map(|entry| key(entry.owner, &entry.stamp)))
+    /// The filter of a segment with these entries.
+    pub(crate) fn of_stamps(stamps: &[Stamped]) -> Self {
+        Self::of(stamps.iter().map(|entry| key(entry.owner, &entry.stamp)))
     }
 
     /// Version, seed, fingerprints, checksum.

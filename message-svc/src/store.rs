@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chassis::id::{MessageId, RoomId, Seq, TopicId, UserId};
 
-use crate::entry::{Entry, Segment, SegmentId};
+use crate::entry::{Entry, Segment, SegmentId, Stamp};
 
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod embedded;
+pub mod scylla;
 
 /// A store did not do what it was asked; nothing is known of why that matters to the caller.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -29,9 +30,13 @@ pub enum StoreError {
 /// How an append failed to get a definite answer of the store's condition.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
-    /// It was refused before it was executed, and never will be: too large, malformed, or no room in a queue.
+    /// It was refused before it was executed, and never will be: too large, or malformed.
     #[error("the store refused the batch: {0}")]
     Refused(String),
+    /// It was not executed and never will be, for the store is away or takes no more: any other
+    /// batch would fare the same.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
     /// It may have been executed, or may be yet.
     #[error("the outcome of the batch is not known: {0}")]
     Unknown(String),
@@ -56,6 +61,27 @@ pub struct Tail {
     pub segment: Segment,
     /// Its next free slot; equal to its capacity when it is full.
     pub head: u32,
+}
+
+/// What the rules keep of an entry, to know its retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// Who appended it.
+    pub owner: UserId,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// When it was appended; milliseconds since the Unix epoch.
+    pub sent_at_ms: i64,
+}
+
+impl From<&Entry> for Stamped {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            owner: entry.owner,
+            stamp: entry.stamp.clone(),
+            sent_at_ms: entry.sent_at_ms,
+        }
+    }
 }
 
 /// What is kept of a full segment so that its stamps need not be read again.
@@ -109,6 +135,13 @@ pub trait LogStore: Send + Sync + 'static {
     /// the range without a hole.
     async fn read(&self, segment: &Segment, slots: Range<u32>) -> Result<Vec<Entry>, StoreError>;
 
+    /// The same of the entries' stamps alone, for less than their bodies cost.
+    async fn stamps(
+        &self,
+        segment: &Segment,
+        slots: Range<u32>,
+    ) -> Result<Vec<Stamped>, StoreError>;
+
     /// The segment that holds `seq`, or would: the last one whose `first_seq` is
     /// at most `seq`; `None` when the topic has none.
     async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError>;
@@ -119,13 +152,14 @@ pub trait LogStore: Send + Sync + 'static {
     /// The newest seq of each topic, in the order asked; 0 for a topic without entries.
     async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError>;
 
-    /// The segments of a topic in front of `before`, newest first, with their
-    /// filters; stops behind the first whose filter says that it ended before `since_ms`.
+    /// Up to `limit` segments of a topic, newest first, with their filters, from the one
+    /// that ends in front of `before` on, without a gap. There may be fewer; there are
+    /// none only in front of the first segment.
     async fn full_segments(
         &self,
         topic: TopicId,
         before: Seq,
-        since_ms: i64,
+        limit: u32,
     ) -> Result<Vec<FullSegment>, StoreError>;
 
     /// Keeps the filter of a full segment; derived data, it may get lost.

@@ -3,12 +3,13 @@
 use std::{collections::VecDeque, ops::Range, time::Duration};
 
 use chassis::id::{Seq, TopicId};
+use futures::future::BoxFuture;
 
 use super::{Log, writer::place};
 use crate::{
-    entry::{Entry, Placed, Segment},
+    entry::{Placed, Segment},
     error::Error,
-    store::{LogStore, StoreError},
+    store::StoreError,
 };
 
 /// Which way to read.
@@ -97,7 +98,8 @@ impl Log {
             };
             let wanted = u32::try_from(limit - page.len()).unwrap_or(u32::MAX);
             let from = (last + 1).saturating_sub(wanted);
-            let entries = read_whole(store, &segment, from..last + 1).await?;
+            let read = |slots| store.read(&segment, slots);
+            let entries = read_whole(&segment, from..last + 1, read).await?;
             let mut placed: VecDeque<Placed> = (from..)
                 .zip(entries)
                 .filter_map(|(slot, entry)| place(&segment, slot, entry))
@@ -115,15 +117,15 @@ impl Log {
 const LOOKS: u32 = 4;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
 
-/// The entries of slots that are known to be written.
+/// What `read` yields of slots that are known to be written.
 ///
 /// A replica of the store may lag behind an answer that was seen elsewhere; a
 /// page with a hole is never handed out.
-pub(super) async fn read_whole(
-    store: &dyn LogStore,
+pub(super) async fn read_whole<'a, T>(
     segment: &Segment,
     slots: Range<u32>,
-) -> Result<Vec<Entry>, StoreError> {
+    read: impl Fn(Range<u32>) -> BoxFuture<'a, Result<Vec<T>, StoreError>>,
+) -> Result<Vec<T>, StoreError> {
     let expected = slots.len();
     if expected == 0 {
         return Ok(Vec::new());
@@ -134,11 +136,11 @@ pub(super) async fn read_whole(
             metrics::counter!("drivers_message_short_reads_total").increment(1);
             tokio::time::sleep(BETWEEN_LOOKS * look).await;
         }
-        let entries = store.read(segment, slots.clone()).await?;
-        if entries.len() == expected {
-            return Ok(entries);
+        let read = read(slots.clone()).await?;
+        if read.len() == expected {
+            return Ok(read);
         }
-        found = entries.len();
+        found = read.len();
     }
     Err(StoreError::Damaged(format!(
         "segment {} yields {found} of the {expected} slots from {} on",

@@ -17,6 +17,8 @@ pub(super) enum Settled {
     Stale(u32),
     /// The first entry alone was refused, before it was executed.
     Refused(String),
+    /// The store is away, and executed nothing of what was sent last.
+    Unavailable(String),
     /// No definite answer was to be had.
     Unknown(String),
 }
@@ -34,39 +36,62 @@ pub(super) async fn settle(
     entries: &[Entry],
     waiting: &mut VecDeque<Waiting>,
 ) -> Settled {
+    let mut unsure = false;
     let mut count = entries.len();
-    loop {
+    let settled = loop {
         let batch = entries.get(..count).unwrap_or(entries);
-        let mut refused = None;
-        let mut unknown = None;
-        let mut pauses = settling_pauses().build();
-        loop {
-            match store.append(segment, head, batch).await {
-                Ok(Appended::Applied) => return Settled::Applied(count),
-                Ok(Appended::Stale { head: truth }) => return Settled::Stale(truth),
-                Err(AppendError::Refused(why)) => {
-                    refused = Some(why);
-                    break;
-                }
-                Err(AppendError::Unknown(why)) => {
-                    metrics::counter!("drivers_message_unknown_outcomes_total").increment(1);
-                    waiting
-                        .iter_mut()
-                        .take(count)
-                        .for_each(|waiting| waiting.tried = true);
-                    unknown = Some(why);
-                }
+        match try_batch(store, segment, head, batch, waiting, &mut unsure).await {
+            Ok(Appended::Applied) => break Settled::Applied(count),
+            Ok(Appended::Stale { head }) => break Settled::Stale(head),
+            Err(AppendError::Unavailable(why)) => break Settled::Unavailable(why),
+            Err(AppendError::Refused(why)) if count == 1 => break Settled::Refused(why),
+            Err(AppendError::Unknown(why))
+                if count == 1 || waiting.iter().all(Waiting::is_abandoned) =>
+            {
+                break Settled::Unknown(why);
             }
-            match pauses.next() {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => break,
-            }
+            Err(AppendError::Refused(_) | AppendError::Unknown(_)) => count = count.div_ceil(2),
         }
-        let abandoned = waiting.iter().all(Waiting::is_abandoned);
-        match (unknown, refused) {
-            (Some(why), _) if count == 1 || abandoned => return Settled::Unknown(why),
-            (None, Some(why)) if count == 1 => return Settled::Refused(why),
-            _ => count = count.div_ceil(2),
+    };
+    if unsure {
+        let decided = match settled {
+            Settled::Applied(whole) if whole == entries.len() => "applied",
+            Settled::Applied(_) => "smaller_batch",
+            Settled::Stale(_) => "stale",
+            Settled::Refused(_) | Settled::Unavailable(_) | Settled::Unknown(_) => "open",
+        };
+        metrics::counter!("drivers_message_settled_outcomes_total", "decided" => decided)
+            .increment(1);
+    }
+    settled
+}
+
+/// Sends one batch until its outcome is known, up to three times.
+async fn try_batch(
+    store: &dyn LogStore,
+    segment: &Segment,
+    head: u32,
+    batch: &[Entry],
+    waiting: &mut VecDeque<Waiting>,
+    unsure: &mut bool,
+) -> Result<Appended, AppendError> {
+    let mut pauses = settling_pauses().build();
+    loop {
+        let error = match store.append(segment, head, batch).await {
+            Err(AppendError::Unknown(why)) => {
+                metrics::counter!("drivers_message_unknown_outcomes_total").increment(1);
+                *unsure = true;
+                (waiting.iter_mut().take(batch.len())).for_each(|waiting| waiting.tried = true);
+                AppendError::Unknown(why)
+            }
+            // This one never will be executed; what was sent before may be yet.
+            Err(AppendError::Refused(why)) if *unsure => return Err(AppendError::Unknown(why)),
+            Err(AppendError::Unavailable(why)) => AppendError::Unavailable(why),
+            answer => return answer,
+        };
+        match pauses.next() {
+            Some(pause) => tokio::time::sleep(pause).await,
+            None => return Err(error),
         }
     }
 }

@@ -12,10 +12,7 @@ use std::{
 use chassis::{call::ActingUser, id::TopicId};
 use tokio::{sync::oneshot, time::timeout_at};
 
-use super::{
-    Outgoing, Sent, Shared,
-    writer::{Knowledge, write},
-};
+use super::{Outgoing, Sent, Shared, knowledge::Knowledge, writer::write};
 use crate::{
     entry::{Content, Stamp},
     error::Error,

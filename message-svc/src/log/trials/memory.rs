@@ -15,7 +15,7 @@ use chassis::id::{MessageId, Seq, TopicId};
 
 use crate::{
     entry::{Entry, Placed, Segment, SegmentId},
-    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, StoreError, Tail},
+    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, Stamped, StoreError, Tail},
 };
 
 /// What the store does to one append.
@@ -197,6 +197,15 @@ impl LogStore for Memory {
         Ok(rows[(slots.start as usize).min(to)..to].to_vec())
     }
 
+    async fn stamps(
+        &self,
+        segment: &Segment,
+        slots: Range<u32>,
+    ) -> Result<Vec<Stamped>, StoreError> {
+        let entries = self.read(segment, slots).await?;
+        Ok(entries.iter().map(Stamped::from).collect())
+    }
+
     async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError> {
         let state = self.state();
         let upto = (topic, Seq::ZERO)..=(topic, seq);
@@ -230,28 +239,18 @@ impl LogStore for Memory {
         &self,
         topic: TopicId,
         before: Seq,
-        since_ms: i64,
+        limit: u32,
     ) -> Result<Vec<FullSegment>, StoreError> {
         let state = self.state();
-        let mut found = Vec::new();
-        for segment in state
-            .segments
-            .range((topic, Seq::ZERO)..(topic, before))
+        let before = state.segments.range((topic, Seq::ZERO)..(topic, before));
+        Ok(before
             .rev()
-        {
-            let filter = state.filters.get(&segment.1.id).cloned();
-            let ended = filter
-                .as_ref()
-                .is_some_and(|f| f.last_sent_at_ms < since_ms);
-            found.push(FullSegment {
-                segment: *segment.1,
-                filter,
-            });
-            if ended {
-                break;
-            }
-        }
-        Ok(found)
+            .take(limit as usize)
+            .map(|(_, segment)| FullSegment {
+                segment: *segment,
+                filter: state.filters.get(&segment.id).cloned(),
+            })
+            .collect())
     }
 
     async fn put_filter(&self, segment: &Segment, filter: &StampFilter) -> Result<(), StoreError> {

@@ -8,7 +8,7 @@ use futures::future::join_all;
 
 use crate::{
     entry::{Content, Entry, Kind, Segment, SegmentId, Stamp},
-    store::{Appended, FullSegment, LogStore, StampFilter, Tail},
+    store::{Appended, FullSegment, LogStore, StampFilter, Stamped, Tail},
 };
 
 pub(crate) fn topic(id: i64) -> TopicId {
@@ -62,7 +62,7 @@ pub(crate) async fn a_topic_begins_without_a_segment(store: Arc<impl LogStore>) 
     assert_eq!(store.load(topic(1)).await.unwrap(), None);
     assert_eq!(store.segment_at(topic(1), Seq::new(1)).await.unwrap(), None);
     assert_eq!(store.heads(&[topic(1)]).await.unwrap(), [Seq::ZERO]);
-    let before = store.full_segments(topic(1), Seq::new(1), 0).await.unwrap();
+    let before = store.full_segments(topic(1), Seq::new(1), 8).await.unwrap();
     assert_eq!(before, []);
 }
 
@@ -140,6 +140,8 @@ pub(crate) async fn an_entry_is_read_back_as_it_was_appended(store: Arc<impl Log
     let entries = [message(1, "plain"), rich, empty_attrs];
     append(&*store, &segment, 0, &entries).await;
     assert_eq!(store.read(&segment, 0..3).await.unwrap(), entries);
+    let stamps: Vec<Stamped> = entries.iter().map(Stamped::from).collect();
+    assert_eq!(store.stamps(&segment, 0..3).await.unwrap(), stamps);
     assert_eq!(
         store.load(topic(1)).await.unwrap(),
         Some(Tail { segment, head: 3 })
@@ -243,8 +245,11 @@ pub(crate) async fn a_read_ends_where_the_entries_end(store: Arc<impl LogStore>)
     assert_eq!(store.read(&segment, 0..8).await.unwrap(), entries);
     assert_eq!(store.read(&segment, 1..3).await.unwrap(), entries[1..3]);
     assert_eq!(store.read(&segment, 4..1024).await.unwrap(), entries[4..]);
+    let stamps: Vec<Stamped> = entries.iter().map(Stamped::from).collect();
+    assert_eq!(store.stamps(&segment, 3..1024).await.unwrap(), stamps[3..]);
     for nothing in [5..8, 2..2, 7..1024] {
-        assert_eq!(store.read(&segment, nothing).await.unwrap(), []);
+        assert_eq!(store.read(&segment, nothing.clone()).await.unwrap(), []);
+        assert_eq!(store.stamps(&segment, nothing).await.unwrap(), []);
     }
 }
 
@@ -369,22 +374,40 @@ pub(crate) async fn full_segments_come_newest_first_with_their_filters(store: Ar
         segment: segments[n],
         filter: (n != 2).then(|| filter(n as i64)),
     };
-    let before = segments[4].first_seq;
-    let all = store.full_segments(topic(1), before, 0).await.unwrap();
-    assert_eq!(all, [full(3), full(2), full(1), full(0)]);
-    let recent = store.full_segments(topic(1), before, 101).await.unwrap();
     assert_eq!(
-        recent,
-        [full(3), full(2), full(1)],
-        "ends behind the first that is too old"
+        all_full_segments(&*store, &segments[4], 8).await,
+        [full(3), full(2), full(1), full(0)]
     );
-    let exact = store.full_segments(topic(1), before, 100).await.unwrap();
-    assert_eq!(exact.len(), 4);
-    let older = store
-        .full_segments(topic(1), segments[2].first_seq, 0)
-        .await
-        .unwrap();
-    assert_eq!(older, [full(1), full(0)]);
+    assert_eq!(
+        all_full_segments(&*store, &segments[4], 1).await.len(),
+        4,
+        "one by one"
+    );
+    assert_eq!(
+        all_full_segments(&*store, &segments[2], 8).await,
+        [full(1), full(0)]
+    );
+}
+
+/// All segments in front of one, as a caller gets them who asks for so many at a time.
+async fn all_full_segments(
+    store: &impl LogStore,
+    current: &Segment,
+    limit: u32,
+) -> Vec<FullSegment> {
+    let mut all: Vec<FullSegment> = Vec::new();
+    loop {
+        let before = all.last().map_or(current, |oldest| &oldest.segment);
+        let found = store
+            .full_segments(current.topic, before.first_seq, limit)
+            .await
+            .unwrap();
+        assert!(found.len() <= limit as usize);
+        if found.is_empty() {
+            return all;
+        }
+        all.extend(found);
+    }
 }
 
 pub(crate) async fn topics_do_not_mix(store: Arc<impl LogStore>) {

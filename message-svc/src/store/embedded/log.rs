@@ -16,7 +16,7 @@ use redb::{
 use super::{Answer, EmbeddedStore};
 use crate::{
     entry::{Content, Entry, Kind, Segment, SegmentId, Stamp},
-    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, StoreError, Tail},
+    store::{AppendError, Appended, FullSegment, LogStore, StampFilter, Stamped, StoreError, Tail},
 };
 
 /// The entries, by segment and slot.
@@ -271,8 +271,9 @@ impl LogStore for EmbeddedStore {
         });
         appended.await.unwrap_or_else(|error| {
             Err(match error {
-                EmbeddedError::Busy | EmbeddedError::Misused(_) | EmbeddedError::Closed => {
-                    AppendError::Refused(error.to_string())
+                EmbeddedError::Misused(_) => AppendError::Refused(error.to_string()),
+                EmbeddedError::Busy | EmbeddedError::Closed => {
+                    AppendError::Unavailable(error.to_string())
                 }
                 // A store that failed comes back by itself, and an unknown outcome makes
                 // the caller try the same once more.
@@ -301,6 +302,15 @@ impl LogStore for EmbeddedStore {
         rows.iter()
             .map(|(slot, row)| decode(id, *slot, row))
             .collect()
+    }
+
+    async fn stamps(
+        &self,
+        segment: &Segment,
+        slots: Range<u32>,
+    ) -> Result<Vec<Stamped>, StoreError> {
+        let entries = self.read(segment, slots).await?;
+        Ok(entries.iter().map(Stamped::from).collect())
     }
 
     async fn segment_at(&self, topic: TopicId, seq: Seq) -> Result<Option<Segment>, StoreError> {
@@ -353,7 +363,7 @@ impl LogStore for EmbeddedStore {
         &self,
         topic: TopicId,
         before: Seq,
-        since_ms: i64,
+        limit: u32,
     ) -> Result<Vec<FullSegment>, StoreError> {
         self.db
             .read(move |txn| -> Answer<Vec<FullSegment>> {
@@ -365,6 +375,7 @@ impl LogStore for EmbeddedStore {
                     .of_topics
                     .range((topic, 0)..(topic, before.get()))?
                     .rev()
+                    .take(limit as usize)
                 {
                     let id = row?.1.value();
                     let segment = match map.segment(id)? {
@@ -379,11 +390,7 @@ impl LogStore for EmbeddedStore {
                             bytes: Bytes::copy_from_slice(bytes),
                         }
                     });
-                    let ended = filter.as_ref().map(|filter| filter.last_sent_at_ms);
                     found.push(FullSegment { segment, filter });
-                    if ended.is_some_and(|ended| ended < since_ms) {
-                        break;
-                    }
                 }
                 Ok(Ok(found))
             })
