@@ -17,6 +17,7 @@ mod kill;
 mod promises;
 mod standalone;
 mod storm;
+mod traffic;
 
 use std::process::ExitCode;
 
