@@ -5,7 +5,7 @@ use std::time::Duration;
 use chassis::status::Refusal;
 use tonic::Code;
 
-use crate::store::StoreError;
+use crate::store::{MAX_TOKENS, StoreError};
 
 /// Why a call is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,9 @@ pub enum Error {
     /// No account has this id.
     #[error("no account has this id")]
     UserNotFound,
+    /// The account has as many live tokens as one may have.
+    #[error("the account has as many live tokens as one may have")]
+    TooManyTokens,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -95,6 +98,11 @@ impl From<Error> for Refusal {
                 "USER_NOT_FOUND",
                 "no account has this user_id".to_owned(),
             ),
+            Error::TooManyTokens => (
+                Code::ResourceExhausted,
+                "TOO_MANY_TOKENS",
+                format!("the account has {MAX_TOKENS} live tokens: revoke some first"),
+            ),
             Error::Store(StoreError::Unavailable(_) | StoreError::Damaged(_)) => (
                 Code::Unavailable,
                 "STORE_UNAVAILABLE",
@@ -135,6 +143,7 @@ mod tests {
             Error::UsernameTaken,
             Error::TokenInvalid,
             Error::UserNotFound,
+            Error::TooManyTokens,
             Error::Store(StoreError::Unavailable("node 10.0.0.7 timed out".into())),
             Error::Store(StoreError::Damaged("row of 10.0.0.7".into())),
         ];

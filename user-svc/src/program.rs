@@ -14,17 +14,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     App, Config,
     grpc::Api,
-    store::{Store, StoreError, embedded::EmbeddedStore},
+    store::{
+        Store, StoreError,
+        embedded::EmbeddedStore,
+        scylla::{MIGRATIONS, ScyllaStore},
+    },
 };
 
 impl Service for App {
     const NAME: &'static str = "drivers-user";
     const ABOUT: &'static str =
         "The user service: accounts of people, and the tokens they sign in with.";
-    const MIGRATIONS: Migrations = Migrations {
-        service: "user-svc",
-        files: &[],
-    };
+    const MIGRATIONS: Migrations = MIGRATIONS;
     type Config = Config;
     type Server = UserServiceServer<Api>;
 
@@ -38,9 +39,8 @@ impl Service for App {
                 let file = folder.embedded(EmbeddedStore::options()).await?;
                 Arc::new(EmbeddedStore::new(file).await.map_err(failure(database))?)
             }
-            Database::Keyspace(_) => {
-                let why = "this version keeps no accounts in a keyspace".to_owned();
-                return Err(DatabaseError::Unusable(why));
+            Database::Keyspace(cql) => {
+                Arc::new(ScyllaStore::open(cql).await.map_err(failure(database))?)
             }
         };
         Ok(crate::build(config, store, bus))

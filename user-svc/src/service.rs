@@ -9,7 +9,7 @@ use crate::{
     account::{Account, Profile},
     error::{Error, FormError},
     revocations::Revocations,
-    store::{Opened, Store, StoreError, Tokens},
+    store::{Added, Opened, Store, StoreError, Tokens},
     token::{RequestId, Token, TokenHash},
 };
 
@@ -121,13 +121,13 @@ impl Users {
     /// Issues one more token; earlier ones stay live.
     ///
     /// # Errors
-    /// [`Error::UserNotFound`]; [`Error::Store`]: a token that nobody knows may have been stored.
+    /// [`Error::UserNotFound`]; [`Error::TooManyTokens`]; [`Error::Store`]: a token that nobody knows may have been stored.
     pub async fn issue_token(&self, user: UserId) -> Result<Token, Error> {
         let token = Token::random();
-        if self.store.add_token(user, &token.hash()).await? {
-            Ok(token)
-        } else {
-            Err(Error::UserNotFound)
+        match self.store.add_token(user, &token.hash()).await? {
+            Added::Yes => Ok(token),
+            Added::NoAccount => Err(Error::UserNotFound),
+            Added::TooMany => Err(Error::TooManyTokens),
         }
     }
 

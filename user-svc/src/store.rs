@@ -14,6 +14,10 @@ pub(crate) mod conformance;
 pub mod embedded;
 #[cfg(test)]
 pub(crate) mod failing;
+pub mod scylla;
+
+/// How many live tokens an account has at most.
+pub const MAX_TOKENS: usize = 1_000;
 
 /// A store did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +46,17 @@ pub enum Opened {
     UsernameTaken,
     /// The token belongs to an account, with another phone number.
     TokenTaken,
+}
+
+/// What became of the wish to give an account one more token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It has it.
+    Yes,
+    /// There is no such account.
+    NoAccount,
+    /// It has [`MAX_TOKENS`] already.
+    TooMany,
 }
 
 /// Which tokens of an account.
@@ -81,9 +96,9 @@ pub trait Store: Send + Sync + 'static {
     /// The accounts with these ids, in the order asked.
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Option<Account>>, StoreError>;
 
-    /// Gives an account one more token, a fresh random one; says whether there is
-    /// such an account.
-    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<bool, StoreError>;
+    /// Gives an account one more token, a fresh random one. Those that are added at
+    /// the same moment may go past [`MAX_TOKENS`] by their number.
+    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<Added, StoreError>;
 
     /// Takes tokens away from an account. The ones it had; `None` when there is
     /// no such account.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chassis::id::UserId;
 
-use super::{Opened, Store, Tokens};
+use super::{Added, MAX_TOKENS, Opened, Store, Tokens};
 use crate::{
     account::{Account, DeviceType, GcmToken, Profile},
     phone_number::PhoneNumber,
@@ -29,6 +29,7 @@ macro_rules! suite {
             racing_openings_get_ids_of_their_own,
             asking_again_with_the_same_token_finds_the_account,
             tokens_are_added_found_and_taken_away,
+            an_account_has_a_thousand_tokens_at_most,
             only_an_accounts_own_tokens_are_taken_away,
             what_is_not_there_is_not_found,
         );
@@ -235,7 +236,7 @@ pub(crate) async fn asking_again_with_the_same_token_finds_the_account(store: Ar
 pub(crate) async fn tokens_are_added_found_and_taken_away(store: Arc<dyn Store>) {
     let [first, second, third] = [fresh_token(), fresh_token(), fresh_token()];
     let account = open(&*store, &profile("998901234567", "Sardor"), &first).await;
-    assert_eq!(store.add_token(account.id, &second).await, Ok(true));
+    assert_eq!(store.add_token(account.id, &second).await, Ok(Added::Yes));
     assert_eq!(store.account_of(&second).await, Ok(Some(account.clone())));
     assert_eq!(
         store.live(&[third, second, first, second]).await,
@@ -254,7 +255,7 @@ pub(crate) async fn tokens_are_added_found_and_taken_away(store: Arc<dyn Store>)
         Ok(Some(Vec::new()))
     );
 
-    assert_eq!(store.add_token(account.id, &third).await, Ok(true));
+    assert_eq!(store.add_token(account.id, &third).await, Ok(Added::Yes));
     let mut all = store
         .remove_tokens(account.id, &Tokens::All)
         .await
@@ -266,6 +267,31 @@ pub(crate) async fn tokens_are_added_found_and_taken_away(store: Arc<dyn Store>)
     assert_eq!(all, expected);
     assert_eq!(store.live(&[first, third]).await, Ok(vec![false, false]));
     assert_eq!(store.accounts(&[account.id]).await, Ok(vec![Some(account)]));
+}
+
+pub(crate) async fn an_account_has_a_thousand_tokens_at_most(store: Arc<dyn Store>) {
+    let account = open(&*store, &profile("998901234567", "Sardor"), &fresh_token()).await;
+    let last = fresh_token();
+    for _ in 2..MAX_TOKENS {
+        assert_eq!(
+            store.add_token(account.id, &fresh_token()).await,
+            Ok(Added::Yes)
+        );
+    }
+    assert_eq!(store.add_token(account.id, &last).await, Ok(Added::Yes));
+    let refused = fresh_token();
+    assert_eq!(
+        store.add_token(account.id, &refused).await,
+        Ok(Added::TooMany)
+    );
+    assert_eq!(store.live(&[last, refused]).await, Ok(vec![true, false]));
+
+    let one = Tokens::These(vec![last]);
+    store.remove_tokens(account.id, &one).await.unwrap();
+    assert_eq!(store.add_token(account.id, &refused).await, Ok(Added::Yes));
+    let ended = store.remove_tokens(account.id, &Tokens::All).await;
+    assert_eq!(ended.unwrap().unwrap().len(), MAX_TOKENS);
+    assert_eq!(store.live(&[last, refused]).await, Ok(vec![false, false]));
 }
 
 pub(crate) async fn only_an_accounts_own_tokens_are_taken_away(store: Arc<dyn Store>) {
@@ -291,7 +317,10 @@ pub(crate) async fn what_is_not_there_is_not_found(store: Arc<dyn Store>) {
         Ok(vec![None, Some(account), None])
     );
     assert_eq!(store.account_of(&fresh_token()).await, Ok(None));
-    assert_eq!(store.add_token(nobody, &fresh_token()).await, Ok(false));
+    assert_eq!(
+        store.add_token(nobody, &fresh_token()).await,
+        Ok(Added::NoAccount)
+    );
     assert_eq!(store.remove_tokens(nobody, &Tokens::All).await, Ok(None));
     assert_eq!(store.accounts(&[]).await, Ok(Vec::new()));
     assert_eq!(store.live(&[]).await, Ok(Vec::new()));

@@ -1,5 +1,7 @@
 //! The accounts in the embedded store.
 
+use std::ops::RangeInclusive;
+
 use async_trait::async_trait;
 use chassis::{
     embedded::{Embedded, EmbeddedError, Options},
@@ -11,7 +13,7 @@ use redb::{ReadableTable, TableDefinition};
 use crate::{
     account::{Account, DeviceType, GcmToken, Profile},
     phone_number::PhoneNumber,
-    store::{Opened, Store, StoreError, Tokens},
+    store::{Added, MAX_TOKENS, Opened, Store, StoreError, Tokens},
     token::TokenHash,
     username::Username,
 };
@@ -165,17 +167,21 @@ impl Store for EmbeddedStore {
             .await?
     }
 
-    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<bool, StoreError> {
+    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<Added, StoreError> {
         let token = *token;
         let added = self.db.write(move |txn| {
-            if txn.open_table(ACCOUNTS)?.get(user.get())?.is_none() {
-                return Ok(false);
+            let user = user.get();
+            if txn.open_table(ACCOUNTS)?.get(user)?.is_none() {
+                return Ok(Added::NoAccount);
             }
-            let mut tokens = txn.open_table(TOKENS)?;
-            tokens.insert(token.as_bytes(), user.get())?;
             let mut own = txn.open_table(TOKENS_OF_ACCOUNTS)?;
-            own.insert((user.get(), token.as_bytes()), ())?;
-            Ok(true)
+            if own.range(all_of(user))?.count() >= MAX_TOKENS {
+                return Ok(Added::TooMany);
+            }
+            own.insert((user, token.as_bytes()), ())?;
+            let mut tokens = txn.open_table(TOKENS)?;
+            tokens.insert(token.as_bytes(), user)?;
+            Ok(Added::Yes)
         });
         Ok(added.await?)
     }
@@ -196,7 +202,7 @@ impl Store for EmbeddedStore {
             let candidates = match asked {
                 Tokens::These(tokens) => tokens,
                 Tokens::All => own
-                    .range((user, &[u8::MIN; 32])..=(user, &[u8::MAX; 32]))?
+                    .range(all_of(user))?
                     .map(|entry| Ok(TokenHash::new(*entry?.0.value().1)))
                     .collect::<Result<_, redb::Error>>()?,
             };
@@ -211,6 +217,11 @@ impl Store for EmbeddedStore {
         });
         Ok(removed.await?)
     }
+}
+
+/// The keys of an account's tokens.
+fn all_of(user: i64) -> RangeInclusive<(i64, &'static [u8; 32])> {
+    (user, &[u8::MIN; 32])..=(user, &[u8::MAX; 32])
 }
 
 fn account(accounts: &impl ReadableTable<i64, &'static [u8]>, id: i64) -> Answer<Option<Account>> {

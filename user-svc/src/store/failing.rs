@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 use chassis::id::UserId;
 
-use super::{Opened, Store, StoreError, Tokens};
+use super::{Added, Opened, Store, StoreError, Tokens};
 use crate::{
     account::{Account, Profile},
     token::TokenHash,
@@ -94,7 +94,7 @@ impl Store for FailingStore {
         self.disturb(self.inner.accounts(ids)).await
     }
 
-    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<bool, StoreError> {
+    async fn add_token(&self, user: UserId, token: &TokenHash) -> Result<Added, StoreError> {
         self.disturb(self.inner.add_token(user, token)).await
     }
 

@@ -4,10 +4,12 @@ use std::{
     fmt,
     future::pending,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
 use scylla::{errors::ExecutionError, response::query_result::QueryResult};
+use tokio::time::sleep;
 
 use super::{Cql, CqlError};
 
@@ -26,6 +28,8 @@ pub enum Fault {
     CrashAfter,
     /// It is refused before it is made.
     Refused,
+    /// It is made this much later.
+    Late(Duration),
 }
 
 type Decide = dyn Fn(&'static str) -> Fault + Send + Sync;
@@ -64,6 +68,10 @@ impl Plan {
             Fault::CrashAfter => {
                 let _answer = request.await;
                 pending().await
+            }
+            Fault::Late(pause) => {
+                sleep(pause).await;
+                Ok(request.await?)
             }
             Fault::Refused => Err(CqlError::Refused("on purpose".to_owned())),
         }
