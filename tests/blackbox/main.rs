@@ -10,6 +10,7 @@
     reason = "a failed expectation of a test is a panic"
 )]
 
+mod cluster;
 mod contract;
 mod cyrillic;
 mod hostile;
@@ -36,12 +37,14 @@ fn main() -> ExitCode {
         kill::cases(),
         hostile::cases(),
         storm::cases(),
+        cluster::cases(),
         standalone::cases(),
         standalone::start::cases(),
         standalone::grpc::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(Case::trials).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
+    cluster::end();
     match end_shared() {
         Ok(()) => conclusion.exit_code(),
         Err(reason) => {

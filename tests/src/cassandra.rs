@@ -102,6 +102,17 @@ impl Cluster {
         start(self.folder.path(), self.nodes, Some(node)).await;
     }
 
+    /// Lets every node go on or starts it again, whatever became of it.
+    ///
+    /// # Panics
+    /// One does not serve.
+    pub async fn mend(&self) {
+        for node in 1..=self.nodes {
+            self.thaw(node).await;
+        }
+        start(self.folder.path(), self.nodes, None).await;
+    }
+
     async fn signal(&self, node: u32, signal: &str) {
         let mut command = script("stop");
         command.arg(self.folder.path());

@@ -128,6 +128,12 @@ impl Folder {
         self.root.path().join("data")
     }
 
+    /// A keyspace that nobody else uses.
+    #[must_use]
+    pub fn keyspace(&self) -> &str {
+        &self.keyspace
+    }
+
     /// A path beside the data folder.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
@@ -271,7 +277,7 @@ impl Server {
             .clone()
             .or_else(|| match Store::of_this_run() {
                 Store::Embedded => None,
-                Store::Cql => Some(cassandra::shared_url(&folder.keyspace)),
+                Store::Cql => Some(cassandra::shared_url(folder.keyspace())),
             });
         // The first start on a keyspace makes its tables, a few seconds of a node's work.
         let patience = Duration::from_secs(if store.is_some() { 120 } else { 30 });

@@ -74,6 +74,8 @@ macro_rules! cases {
 
 /// The longest that a case may take.
 const LIMIT: Duration = Duration::from_secs(240);
+/// And a `thorough_` one.
+const THOROUGH_LIMIT: Duration = Duration::from_secs(3_600);
 
 /// Measuring cases wait until they are alone.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -190,6 +192,11 @@ impl Case {
             .name
             .split_once("::")
             .map_or(self.name, |(_, rest)| rest);
+        let limit = if name.contains("::thorough_") {
+            THOROUGH_LIMIT
+        } else {
+            LIMIT
+        };
         let Self { scope, run, .. } = self;
         match scope {
             Scope::EachClient => Kind::ALL
@@ -198,23 +205,23 @@ impl Case {
                 .map(|(kind, transport)| {
                     Trial::test(format!("{name}::{kind}::{transport}"), move || {
                         let _shared = MACHINE.read();
-                        try_run(run, kind, transport)
+                        try_run(run, kind, transport, LIMIT)
                     })
                 })
                 .collect(),
             Scope::Once | Scope::Embedded => vec![Trial::test(name, move || {
                 let _shared = MACHINE.read();
-                try_run(run, Kind::Raw(Eio::V4), Transport::Websocket)
+                try_run(run, Kind::Raw(Eio::V4), Transport::Websocket, limit)
             })],
             Scope::Alone | Scope::Cluster => vec![Trial::test(name, move || {
                 let _alone = MACHINE.write();
-                try_run(run, Kind::Raw(Eio::V4), Transport::Websocket)
+                try_run(run, Kind::Raw(Eio::V4), Transport::Websocket, limit)
             })],
         }
     }
 }
 
-fn try_run(run: Run, kind: Kind, transport: Transport) -> Result<(), Failed> {
+fn try_run(run: Run, kind: Kind, transport: Transport, limit: Duration) -> Result<(), Failed> {
     let attempt = AssertUnwindSafe(|| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -223,8 +230,8 @@ fn try_run(run: Run, kind: Kind, transport: Transport) -> Result<(), Failed> {
         let world = World::new(kind, transport);
         runtime.block_on(async {
             let case = AssertUnwindSafe(run(world)).catch_unwind();
-            match tokio::time::timeout(LIMIT, case).await {
-                Err(_) => panic!("not done after {LIMIT:?}"),
+            match tokio::time::timeout(limit, case).await {
+                Err(_) => panic!("not done after {limit:?}"),
                 Ok(Err(_)) => Err(()),
                 Ok(Ok(())) => Ok(()),
             }
