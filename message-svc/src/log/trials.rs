@@ -3,53 +3,24 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod memory;
+pub(crate) mod witness;
 
 use std::{
-    collections::{HashMap, HashSet},
     future::Future,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
-use async_trait::async_trait;
-use chassis::{
-    call::ActingUser,
-    id::{MessageId, Seq, TopicId, UserId},
-};
+use chassis::id::{MessageId, Seq, TopicId, UserId};
 use futures::future::join_all;
 use proptest::prelude::*;
 
-use self::memory::Fault;
 pub(crate) use self::memory::Memory;
+use self::{
+    memory::Fault,
+    witness::{Doorman, Ears, Witness, assert_whole, message, soon},
+};
 use super::*;
-use crate::entry::Kind;
-
-/// Lets everybody post but those it was told not to.
-#[derive(Default)]
-struct Doorman {
-    refuses: Mutex<HashSet<UserId>>,
-}
-
-#[async_trait]
-impl Admission for Doorman {
-    async fn admit(&self, _: TopicId, owner: UserId) -> Result<(), Error> {
-        if self.refuses.lock().unwrap().contains(&owner) {
-            return Err(Error::NotAMember);
-        }
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-struct Ears {
-    heard: Mutex<Vec<Placed>>,
-}
-
-impl Announcer for Ears {
-    fn appended(&self, entries: &[Placed]) {
-        self.heard.lock().unwrap().extend_from_slice(entries);
-    }
-}
 
 struct House {
     store: Arc<Memory>,
@@ -85,26 +56,6 @@ fn topic() -> TopicId {
     TopicId::new(1).unwrap()
 }
 
-fn message(owner: i64, stamp: &str, body: &str) -> Outgoing {
-    Outgoing {
-        owner: ActingUser {
-            id: UserId::new(owner).unwrap(),
-            username: format!("user {owner}"),
-        },
-        stamp: Some(Stamp::Given(stamp.into())),
-        content: Content {
-            body: body.into(),
-            reply_to: None,
-            attrs: None,
-            has_media: false,
-        },
-    }
-}
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(3_600)
-}
-
 async fn send(log: &Log, message: Outgoing) -> Result<Sent, Error> {
     let mut results = log.send(topic(), vec![message], soon()).await;
     assert_eq!(results.len(), 1);
@@ -119,20 +70,6 @@ fn run<T>(trial: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(trial)
-}
-
-/// The promises that a log keeps whatever happened: seqs without a hole, ids that
-/// ascend, times that never go back, no stamp twice.
-fn assert_whole(log: &[Placed]) {
-    let mut stamps = HashSet::new();
-    for (n, placed) in (1..).zip(log) {
-        assert_eq!(placed.seq.get(), n);
-        assert!(stamps.insert((placed.entry.owner, placed.entry.stamp.clone())));
-    }
-    for pair in log.windows(2) {
-        assert!(pair[0].id < pair[1].id);
-        assert!(pair[0].entry.sent_at_ms <= pair[1].entry.sent_at_ms);
-    }
 }
 
 #[test]
@@ -363,6 +300,62 @@ fn while_the_store_is_away_the_outcome_is_said_to_be_unknown_and_a_retry_settles
 }
 
 #[test]
+fn a_store_that_is_away_is_given_up_soon_and_only_what_may_be_stored_is_unknown() {
+    run(async {
+        let mut house = House::new(1_024);
+        house.config.batch_entries = 2;
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        let appends = house.store.appends.load(Relaxed);
+        house.store.fail([Fault::Lost, Fault::Away, Fault::Away]);
+        house.store.fail(vec![Fault::Away; 3]);
+        let call: Vec<_> = (0..4).map(|n| message(1, &n.to_string(), "x")).collect();
+        let results = log.send(topic(), call.clone(), soon()).await;
+        assert!(
+            matches!(
+                results[..],
+                [
+                    Err(Error::OutcomeUnknown),
+                    Err(Error::OutcomeUnknown),
+                    Err(Error::NotStored(_)),
+                    Err(Error::NotStored(_))
+                ]
+            ),
+            "{results:?}"
+        );
+        let tries = house.store.appends.load(Relaxed) - appends;
+        assert_eq!(tries, 6, "three for each batch, and no smaller ones");
+        let again = log.send(topic(), call, soon()).await;
+        assert!(again.iter().all(|sent| sent.is_ok()));
+        assert_eq!(house.store.log(topic()).len(), 5);
+    });
+}
+
+#[test]
+fn what_may_be_stored_is_unknown_even_where_a_smaller_batch_is_refused() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        // The whole batch arrives late, and the store refuses everything else meanwhile.
+        house.store.fail([Fault::Late(30)]);
+        house.store.fail(vec![Fault::Refused; 20]);
+        let call = vec![message(1, "a", "x"), message(1, "b", "x")];
+        let results = log.send(topic(), call.clone(), soon()).await;
+        assert!(
+            results
+                .iter()
+                .all(|r| matches!(r, Err(Error::OutcomeUnknown))),
+            "{results:?}"
+        );
+        assert_eq!(house.store.log(topic()).len(), 3, "it did arrive");
+        house.store.state.lock().unwrap().faults.clear();
+        let again = log.send(topic(), call, soon()).await;
+        assert!(again.iter().all(|r| r.as_ref().unwrap().duplicate));
+    });
+}
+
+#[test]
 fn an_unknown_outcome_that_was_applied_is_found_and_announced() {
     run(async {
         let house = House::new(1_024);
@@ -466,6 +459,7 @@ struct CallPlan {
 fn fault() -> impl Strategy<Value = Fault> {
     prop_oneof![
         4 => Just(Fault::None),
+        1 => Just(Fault::Away),
         2 => Just(Fault::Applied),
         2 => Just(Fault::Lost),
         2 => (0_usize..12).prop_map(Fault::Late),
@@ -505,7 +499,7 @@ proptest! {
             let house = House::new(capacity);
             house.store.fail(faults);
             let mut logs = [house.log(), house.log()];
-            let mut told: HashMap<(UserId, Stamp), Placed> = HashMap::new();
+            let witness = Witness::default();
             for (calls, restart_first, restart_second) in rounds {
                 let under_way = calls.iter().map(|call| {
                     let log = &logs[call.writer];
@@ -515,23 +509,12 @@ proptest! {
                         .map(|(owner, stamp, body)| message(*owner, &stamp.to_string(), &body.to_string()))
                         .collect();
                     async move {
-                        let results = log.send(topic(), messages.clone(), soon()).await;
-                        messages.into_iter().zip(results).collect::<Vec<_>>()
+                        let answers = log.send(topic(), messages.clone(), soon()).await;
+                        (messages, answers)
                     }
                 });
-                for (message, result) in join_all(under_way).await.into_iter().flatten() {
-                    let name = (message.owner.id, message.stamp.unwrap());
-                    match result {
-                        Ok(sent) => {
-                            let Kind::Message(content) = &sent.placed.entry.kind;
-                            assert_eq!(content, &message.content);
-                            let first = told.entry(name).or_insert_with(|| sent.placed.clone());
-                            assert_eq!(*first, sent.placed);
-                        }
-                        Err(Error::StampReused) => {}
-                        Err(Error::OutcomeUnknown | Error::NotStored(_)) => {}
-                        Err(other) => panic!("{other:?}"),
-                    }
+                for (call, answers) in join_all(under_way).await {
+                    witness.hear(call, answers);
                 }
                 if restart_first {
                     logs[0] = house.log();
@@ -540,14 +523,7 @@ proptest! {
                     logs[1] = house.log();
                 }
             }
-            let log = house.store.log(topic());
-            assert_whole(&log);
-            for placed in told.values() {
-                assert_eq!(&log[placed.seq.get() as usize - 1], placed);
-            }
-            for heard in house.ears.heard.lock().unwrap().iter() {
-                assert_eq!(&log[heard.seq.get() as usize - 1], heard);
-            }
+            witness.check(&house.store.log(topic()), &house.ears);
         });
     }
 }

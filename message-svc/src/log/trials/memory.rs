@@ -26,6 +26,10 @@ pub(crate) enum Fault {
     Applied,
     /// Answers "unknown" and never applies it.
     Lost,
+    /// Answers "away", and never applies it.
+    Away,
+    /// Answers "refused", and never applies it.
+    Refused,
     /// Answers "unknown" and applies it, if the condition holds still, so many store calls later.
     Late(usize),
 }
@@ -181,6 +185,8 @@ impl LogStore for Memory {
                 Err(unknown)
             }
             Fault::Lost => Err(unknown),
+            Fault::Away => Err(AppendError::Unavailable("away".into())),
+            Fault::Refused => Err(AppendError::Refused("not allowed".into())),
             Fault::Late(steps) => {
                 state.late.push((steps, *segment, head, entries.to_vec()));
                 Err(unknown)
