@@ -12,6 +12,7 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod migrations;
+mod revival;
 mod server;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -20,7 +21,7 @@ mod tests;
 pub mod url;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -38,7 +39,7 @@ use scylla::{
     },
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{Mutex, Semaphore, SemaphorePermit},
     time::{sleep, timeout},
 };
 
@@ -56,11 +57,13 @@ const TURN: Duration = Duration::from_millis(50);
 pub struct Cql(Arc<Inner>);
 
 struct Inner {
-    session: Session,
+    session: RwLock<Arc<Session>>,
+    revival: Mutex<Option<Instant>>,
     url: CqlUrl,
     dc: String,
     in_flight: Semaphore,
     reads: ExecutionProfileHandle,
+    writes: ExecutionProfileHandle,
     conditionals: ExecutionProfileHandle,
     #[cfg(any(test, feature = "testing"))]
     faults: faults::Plan,
@@ -172,8 +175,18 @@ impl Cql {
         Ok(Conditional(statement))
     }
 
+    pub(super) fn session(&self) -> Arc<Session> {
+        Arc::clone(
+            &self
+                .0
+                .session
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
     async fn prepare(&self, name: &'static str, text: &str) -> Result<Statement, CqlError> {
-        let prepared = self.0.session.prepare(text).await?;
+        let prepared = self.session().prepare(text).await?;
         Ok(Statement { name, prepared })
     }
 
@@ -186,7 +199,8 @@ impl Cql {
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
     {
         let Statement { name, prepared } = &read.0;
-        let run = self.0.session.execute_unpaged(prepared, &values);
+        let session = self.session();
+        let run = session.execute_unpaged(prepared, &values);
         let result = self
             .measured(name, Box::pin(run))
             .await
@@ -212,7 +226,8 @@ impl Cql {
     /// [`CqlError::Unavailable`]: it may have been done; [`CqlError::Refused`].
     pub async fn run(&self, write: &Write, values: impl Values) -> Result<(), CqlError> {
         let Statement { name, prepared } = &write.0;
-        let run = self.0.session.execute_unpaged(prepared, &values);
+        let session = self.session();
+        let run = session.execute_unpaged(prepared, &values);
         self.measured(name, Box::pin(run))
             .await
             .map_err(CqlError::of_plain)?;
@@ -248,7 +263,8 @@ impl Cql {
         values: impl Values,
     ) -> Result<Applied, CqlError> {
         let Statement { name, prepared } = &conditional.0;
-        let run = self.0.session.execute_unpaged(prepared, &values);
+        let session = self.session();
+        let run = session.execute_unpaged(prepared, &values);
         answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
@@ -288,7 +304,8 @@ impl Cql {
             batch.append_statement(statement.prepared.clone());
             values.push(*bound);
         }
-        let run = self.0.session.batch(&batch, values);
+        let session = self.session();
+        let run = session.batch(&batch, values);
         answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
@@ -346,6 +363,9 @@ impl Cql {
         #[cfg(not(any(test, feature = "testing")))]
         let outcome = request.await.map_err(CqlError::from);
         metrics::histogram!("drivers_store_seconds", "statement" => name).record(begun.elapsed());
+        if matches!(outcome, Err(CqlError::Unavailable(_))) {
+            self.revive().await;
+        }
         outcome.inspect_err(|error| failed(name, error))
     }
 

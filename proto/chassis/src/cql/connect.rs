@@ -1,10 +1,15 @@
 //! How a cluster is connected to.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use scylla::{
     client::{
-        execution_profile::{ExecutionProfile, ExecutionProfileBuilder},
+        execution_profile::{ExecutionProfile, ExecutionProfileBuilder, ExecutionProfileHandle},
         session::{Session, TlsContext},
         session_builder::SessionBuilder,
     },
@@ -14,7 +19,7 @@ use scylla::{
         speculative_execution::SimpleSpeculativeExecutionPolicy,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use super::{Cql, CqlError, CqlUrl, Inner, server, url::CqlTls};
@@ -39,9 +44,10 @@ impl Cql {
     /// a sentence for who configured it.
     pub async fn connect(url: &CqlUrl) -> Result<Self, CqlError> {
         let cql = Self::connect_unchecked(url).await?;
-        server::check(&cql.0.session, url, &cql.0.dc).await?;
-        let keyspace = cql.0.session.use_keyspace(&url.keyspace, false);
-        keyspace
+        let session = cql.session();
+        server::check(&session, url, &cql.0.dc).await?;
+        session
+            .use_keyspace(&url.keyspace, false)
             .await
             .map_err(|error| CqlError::Unavailable(error.to_string()))?;
         Ok(cql)
@@ -52,44 +58,50 @@ impl Cql {
         let conditionals = profile(url, None, true).into_handle();
         let reads = profile(url, None, false).into_handle();
         let writes = profile(url, None, false).into_handle();
-        let mut builder = SessionBuilder::new()
-            .known_nodes(&url.hosts)
-            .default_execution_profile_handle(writes.clone())
-            .keyspaces_to_fetch([&url.keyspace])
-            .fetch_full_schema_metadata(false)
-            .connection_timeout(CONNECTING)
-            .keepalive_interval(KEEPALIVE)
-            .keepalive_timeout(KEEPALIVE_LIMIT)
-            .tcp_nodelay(true)
-            .tls_context(tls_context(url.tls.as_ref())?);
-        if let Some((user, password)) = url.credentials().map_err(CqlError::Refused)? {
-            builder = builder.user(user, password);
-        }
-        let session = builder.build().await?;
+        let session = session(url, &writes).await?;
         let dc = local_dc(&session, url)?;
         // Known only now, for the cluster tells which data centres it has.
         for (mut handle, made) in [
             (conditionals.clone(), profile(url, Some(&dc), true)),
-            (writes, profile(url, Some(&dc), false)),
+            (writes.clone(), profile(url, Some(&dc), false)),
             (reads.clone(), speculative(url, &dc)),
         ] {
             handle.map_to_another_profile(made);
         }
         Ok(Self(Arc::new(Inner {
-            session,
+            session: RwLock::new(Arc::new(session)),
+            revival: Mutex::new(None),
             url: url.clone(),
             dc,
             in_flight: Semaphore::new(url.in_flight),
             reads,
+            writes,
             conditionals,
             #[cfg(any(test, feature = "testing"))]
             faults: super::faults::Plan::default(),
         })))
     }
+}
 
-    pub(super) fn session(&self) -> &Session {
-        &self.0.session
+/// Connects; what a statement does not say is as `defaults` say.
+pub(super) async fn session(
+    url: &CqlUrl,
+    defaults: &ExecutionProfileHandle,
+) -> Result<Session, CqlError> {
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&url.hosts)
+        .default_execution_profile_handle(defaults.clone())
+        .keyspaces_to_fetch([&url.keyspace])
+        .fetch_full_schema_metadata(false)
+        .connection_timeout(CONNECTING)
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE_LIMIT)
+        .tcp_nodelay(true)
+        .tls_context(tls_context(url.tls.as_ref())?);
+    if let Some((user, password)) = url.credentials().map_err(CqlError::Refused)? {
+        builder = builder.user(user, password);
     }
+    Ok(Box::pin(builder.build()).await?)
 }
 
 fn profile(url: &CqlUrl, dc: Option<&str>, conditional: bool) -> ExecutionProfile {

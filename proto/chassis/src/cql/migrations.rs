@@ -141,10 +141,11 @@ impl Migrations {
 /// [`CqlError::Refused`] with what is in the way; [`CqlError::Unavailable`].
 pub async fn migrate(url: &CqlUrl, services: &[Migrations]) -> Result<Vec<String>, CqlError> {
     let cql = Cql::connect_unchecked(url).await?;
-    let kind = server::kind(cql.session()).await?;
+    let session = cql.session();
+    let kind = server::kind(&session).await?;
     make_keyspace(&cql, kind).await?;
-    let keyspace = cql.session().use_keyspace(&url.keyspace, false);
-    keyspace
+    session
+        .use_keyspace(&url.keyspace, false)
         .await
         .map_err(|error| CqlError::Unavailable(error.to_string()))?;
     make_ledger(&cql, kind).await?;
