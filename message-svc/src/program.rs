@@ -16,17 +16,18 @@ use crate::{
     config::Config,
     grpc::Api,
     seed::SeedError,
-    store::{DirectoryStore, LogStore, StoreError, embedded::EmbeddedStore},
+    store::{
+        DirectoryStore, LogStore, StoreError,
+        embedded::EmbeddedStore,
+        scylla::{MIGRATIONS, ScyllaStore},
+    },
 };
 
 impl Service for App {
     const NAME: &'static str = "drivers-message";
     const ABOUT: &'static str =
         "The message service: rooms, topics, members, and the log of each topic.";
-    const MIGRATIONS: Migrations = Migrations {
-        service: "message-svc",
-        files: &[],
-    };
+    const MIGRATIONS: Migrations = MIGRATIONS;
     type Config = Config;
     type Server = MessageServiceServer<Api>;
 
@@ -42,9 +43,10 @@ impl Service for App {
                 let store = Arc::new(store);
                 (Arc::clone(&store) as _, store)
             }
-            Database::Keyspace(_) => {
-                let why = "this version keeps no messages in a keyspace".to_owned();
-                return Err(DatabaseError::Unusable(why));
+            Database::Keyspace(cql) => {
+                let store = ScyllaStore::open(cql).await.map_err(failure(database))?;
+                let store = Arc::new(store);
+                (Arc::clone(&store) as _, store)
             }
         };
         let built = crate::build(config.clone(), log, directory, bus).await;

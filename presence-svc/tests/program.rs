@@ -55,3 +55,9 @@ fn in_a_folder_there_is_nothing_to_migrate() {
     let folder = tempfile::tempdir().unwrap();
     PROGRAM.migrates(folder.path(), "file:data", "nothing to migrate");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_scylla_it_serves_once_its_tables_are_made() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.serves_from_a_keyspace(folder.path(), call).await;
+}

@@ -15,7 +15,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::{program::Error, telemetry::Metrics};
+use chassis::{
+    cql::testing::fresh_keyspace, database::StoreUrl, program::Error, telemetry::Metrics,
+};
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use standalone::{
@@ -143,11 +145,9 @@ impl Phone {
     }
 }
 
-async fn two_phones_talk(internal_grpc: InternalGrpc) {
+async fn two_phones_talk(change: impl Fn(&mut Config)) {
     let data = tempfile::tempdir().unwrap();
-    let house = House::open(data.path(), |config| config.internal_grpc = internal_grpc)
-        .await
-        .unwrap();
+    let house = House::open(data.path(), &change).await.unwrap();
     let mut sender = Phone::sign_in(house.at.phones, &sign_up(house.at.phones, 1).await).await;
     let mut listener = Phone::sign_in(house.at.phones, &sign_up(house.at.phones, 2).await).await;
     let message = json!({"topic_id": 1, "body": "salom", "stamp_id": "first"});
@@ -159,8 +159,8 @@ async fn two_phones_talk(internal_grpc: InternalGrpc) {
     house.close().await;
     assert!(sender.next().await.is_none_or(|packet| packet == "41"));
 
-    // What was acknowledged is there when the folder is opened again, under the same id.
-    let house = House::open(data.path(), |_| {}).await.unwrap();
+    // What was acknowledged is there when the store is opened again, under the same id.
+    let house = House::open(data.path(), &change).await.unwrap();
     let again = sign_up(house.at.phones, 3).await;
     let mut other = Phone::sign_in(house.at.phones, &again).await;
     let reply = json!({"topic_id": 1, "body": "alik", "reply_to": sent["data"]["id"]});
@@ -173,12 +173,19 @@ async fn two_phones_talk(internal_grpc: InternalGrpc) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phones_talk_in_process() {
-    two_phones_talk(InternalGrpc::InProcess).await;
+    two_phones_talk(|_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_phones_talk_over_sockets() {
-    two_phones_talk(InternalGrpc::Sockets).await;
+    two_phones_talk(|config| config.internal_grpc = InternalGrpc::Sockets).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_on_scylla() {
+    let (_, keyspace) = fresh_keyspace(&[]).await;
+    let store = StoreUrl::Scylla(Box::new(keyspace.url.clone()));
+    two_phones_talk(|config| config.store = Some(store.clone())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,14 +40,19 @@ pub enum TelemetryError {
 
 /// Sends logs for people to the standard error stream, and JSON to the standard
 /// output, which then carries nothing else. The filter is for example `info` or
-/// `info,message_svc=debug`.
+/// `info,message_svc=debug`. The driver of the database is silent unless the filter
+/// names it, as in `info,scylla=warn`: it repeats at every attempt what is said here once.
 ///
 /// # Errors
 /// When the filter is wrong, or logs were set up before.
 pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?);
+    let mut shown = EnvFilter::try_new(filter)?;
+    if !filter.contains("scylla") {
+        shown = shown.add_directive("scylla=off".parse()?);
+    }
+    let lines = tracing_subscriber::fmt().with_env_filter(shown);
     match format {
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
         LogFormat::Text => lines

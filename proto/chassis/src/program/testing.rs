@@ -20,12 +20,16 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::{io::copy_bidirectional, task::JoinSet};
 use tonic::{Code, Status};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{call::Call, client::Channel, identity::Secret, secret_file, status::reason};
+use crate::{
+    call::Call, client::Channel, cql::testing::fresh_keyspace, identity::Secret, secret_file,
+    status::reason,
+};
 
 /// How long a program may take for what it does at once.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -47,7 +51,7 @@ pub struct Running {
 }
 
 impl Program {
-    /// The program in this folder, on ports that the system picks.
+    /// The program in this folder, on ports that the system picks, with nothing else set.
     #[must_use]
     pub fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(self.binary);
@@ -57,8 +61,8 @@ impl Program {
             }
         }
         command
-            .args(["--grpc-listen", "127.0.0.1:0"])
-            .args(["--admin-listen", "127.0.0.1:0"])
+            .env("DRIVERS_GRPC_LISTEN", "127.0.0.1:0")
+            .env("DRIVERS_ADMIN_LISTEN", "127.0.0.1:0")
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -209,7 +213,7 @@ impl Program {
         running.signal(Signal::TERM);
         let (rest, errors, code) = running.ended();
         assert_eq!((errors.as_str(), code), ("", Some(0)));
-        assert!(!rest.contains("the database is away"), "{rest}");
+        assert!(!rest.contains("WARN"), "{rest}");
         assert!(!rest.contains("hunter2"), "{rest}");
     }
 
@@ -231,13 +235,8 @@ impl Program {
             ("--log", "xml", ["`log`", "json, text"]),
             ("--store", "scylla://db/k", ["`secret_file`", "is not set"]),
         ] {
-            let mut command = Command::new(self.binary);
-            command.args([flag, value]).current_dir(folder);
-            // A port that is in use would be found earlier than a key that is not set.
-            command.env("DRIVERS_ADMIN_LISTEN", "127.0.0.1:0");
-            if flag != "--grpc-listen" {
-                command.env("DRIVERS_GRPC_LISTEN", "127.0.0.1:0");
-            }
+            let mut command = self.command(folder);
+            command.args([flag, value]);
             let output = command.output().unwrap();
             assert!(!String::from_utf8_lossy(&output.stderr).contains("hunter2"));
             self.refuses(command, 2, &words);
@@ -248,35 +247,75 @@ impl Program {
 
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
-        let mut command = Command::new(self.binary);
-        command
-            .args(["--admin-listen", &address])
-            .current_dir(folder);
-        command.args(["--grpc-listen", "127.0.0.1:0"]);
+        let mut command = self.command(folder);
+        command.args(["--admin-listen", &address]);
         self.refuses(command, 1, &[&address, "in use", "`admin_listen`"]);
         assert!(!folder.join("data").exists(), "a folder was made");
     }
 
-    /// In a folder there is nothing to migrate; in a keyspace there is, once, and before
-    /// that the service is refused.
+    /// `migrate` on this store does what these words say, and then finds nothing to do.
     pub fn migrates(&self, folder: &Path, store: &str, first: &str) {
-        let migrate = |words: &str| {
+        for words in [first, "nothing to migrate"] {
             let mut command = self.command(folder);
             let output = command.args(["migrate", "--store", store]).output();
-            let Output {
-                status,
-                stdout,
-                stderr,
-            } = output.unwrap();
-            let stdout = String::from_utf8(stdout).unwrap();
-            let stderr = String::from_utf8(stderr).unwrap();
-            assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
+            let output = output.unwrap();
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(0), "{stdout}{stderr}");
             assert!(stdout.starts_with(self.name), "{stdout}");
             assert!(stdout.contains(words), "{stdout}");
-            assert!(!stdout.contains("hunter2"), "{stdout}");
+        }
+    }
+
+    /// In an empty keyspace of a real cluster: it is refused until its tables are made,
+    /// then serves, and finds a cluster that comes up later than itself.
+    pub async fn serves_from_a_keyspace(
+        &self,
+        folder: &Path,
+        call: impl AsyncFn(Channel) -> Result<(), Status>,
+    ) {
+        let (_, keyspace) = fresh_keyspace(&[]).await;
+        let (host, name) = (&keyspace.url.hosts[0], &keyspace.url.keyspace);
+        let store = |host: &str| {
+            format!("scylla://{host}/{name}?replication=1&single_replica=accept&timeout_ms=5000")
         };
-        migrate(first);
-        migrate("nothing to migrate");
+        let mut command = self.command(folder);
+        command.args(["--store", &store(host)]);
+        command.env("DRIVERS_SECRET_FILE", "secret");
+        self.refuses(command, 1, &["apply the migrations first"]);
+        self.migrates(folder, &store(host), "applied");
+        self.serves(folder, &store(host), &call).await;
+
+        let later = free_port();
+        let mut command = self.command(folder);
+        command.args(["--log", "json", "--store", &store(&later.to_string())]);
+        command.env("DRIVERS_SECRET_FILE", "secret");
+        let mut running = self.start(command);
+        running.logged("the database is away; it is tried until it is there");
+        let forwarding = tokio::spawn(forward(later, host.clone()));
+        running.logged("the database is there");
+        let at = Addresses::of(&running.logged("serving"));
+        let secret = secret_file::read_or_make(&folder.join("secret")).unwrap();
+        call(at.channel(secret)).await.unwrap();
+        running.signal(Signal::TERM);
+        let (rest, errors, code) = running.ended();
+        assert_eq!((errors.as_str(), code), ("", Some(0)), "{rest}");
+        forwarding.abort();
+    }
+}
+
+/// Stands at an address for a cluster that listens elsewhere.
+async fn forward(at: SocketAddr, to: String) {
+    let listener = tokio::net::TcpListener::bind(at).await.unwrap();
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let to = to.clone();
+        connections.spawn(async move {
+            let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+            // Whoever breaks it off has ended.
+            let _ = copy_bidirectional(&mut near, &mut far).await;
+        });
     }
 }
 
