@@ -24,6 +24,12 @@ pub enum InvalidStoreUrl {
     /// `file:` without a folder.
     #[error("`file:` names no folder: `file:./data` is expected")]
     Folder,
+    /// What stands where hosts are expected may be the beginning of a password, so
+    /// nothing of it is repeated.
+    #[error(
+        "it can't be told where the password ends: `/` and `?` in it are written `%2F` and `%3F`, and an `@` behind the hosts `%40`"
+    )]
+    Password,
     /// A cluster that is none.
     #[error(transparent)]
     Scylla(#[from] InvalidCqlUrl),
@@ -34,7 +40,14 @@ impl FromStr for StoreUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         if text.starts_with("scylla:") {
-            return Ok(Self::Scylla(Box::new(text.parse()?)));
+            let url = text.parse().map_err(|error: InvalidCqlUrl| {
+                if may_quote_password(text) {
+                    InvalidStoreUrl::Password
+                } else {
+                    error.into()
+                }
+            })?;
+            return Ok(Self::Scylla(Box::new(url)));
         }
         match text.strip_prefix("file:") {
             Some("") => Err(InvalidStoreUrl::Folder),
@@ -42,6 +55,13 @@ impl FromStr for StoreUrl {
             None => Err(InvalidStoreUrl::Scheme),
         }
     }
+}
+
+/// Whether the `@` behind a password may have been cut off by a `/` or `?` within it.
+fn may_quote_password(text: &str) -> bool {
+    let rest = text.trim_start_matches("scylla://");
+    let hosts = rest.split(['/', '?']).next().unwrap_or(rest);
+    !hosts.contains('@') && rest.contains('@')
 }
 
 impl fmt::Display for StoreUrl {
@@ -90,6 +110,10 @@ mod tests {
             ("file:", "names no folder"),
             ("scylla:db/k", "scylla://host/keyspace"),
             ("scylla://u:hunter2@db", "is no keyspace"),
+            ("scylla://u:hunter2/x@db/k", "`%2F`"),
+            ("scylla://u:hunter2?x@db/k", "`%3F`"),
+            ("scylla:///hunter2@db/k", "`%2F`"),
+            ("scylla://db/k?colour=red", "`colour` is no key"),
         ] {
             let error = text.parse::<StoreUrl>().unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");
