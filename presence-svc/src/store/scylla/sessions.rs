@@ -42,6 +42,7 @@ pub(super) struct Sessions {
     empty: Conditional,
     see: Write,
     list: Write,
+    tell: Write,
     page: Read,
     count: Read,
     unlist: Write,
@@ -137,7 +138,13 @@ impl Sessions {
             list: cql
                 .write(
                     "lease_user",
-                    "INSERT INTO users_of_leases (lease_id, shard, user_id, sessions) VALUES (?, ?, ?, ?) USING TIMESTAMP ?",
+                    "INSERT INTO users_of_leases (lease_id, shard, user_id) VALUES (?, ?, ?) USING TIMESTAMP ?",
+                )
+                .await?,
+            tell: cql
+                .write(
+                    "lease_user_count",
+                    "UPDATE users_of_leases USING TIMESTAMP ? SET sessions = ? WHERE lease_id = ? AND shard = ? AND user_id = ?",
                 )
                 .await?,
             page: cql
@@ -220,10 +227,12 @@ impl Sessions {
             }
             let all: Ids = known.ids.union(&ids).copied().collect();
             let version = next_version(known.version);
-            // First of all, so that a sweep can find whatever comes of this.
-            self.list(lease, user, all.len(), version).await?;
+            if known.version.is_none() {
+                // First of all, so that a sweep can find whatever comes of this.
+                self.list(lease, user, version).await?;
+            }
             if self.put(lease, user, &known, &all, version).await? == Applied::Yes {
-                return Ok(());
+                return self.tell(lease, user, all.len(), version).await;
             }
             known = self.look(lease, user).await?;
         }
@@ -241,13 +250,13 @@ impl Sessions {
     ) -> Result<usize, StoreError> {
         let ended = self.end(lease, user, ids, Some(now)).await?;
         if let Some((left, version)) = ended.left {
-            self.list(lease, user, left, version).await?;
+            self.tell(lease, user, left, version).await?;
         }
         Ok(ended.sessions)
     }
 
     /// Ends those of the sessions that are open, and keeps when their user was seen by them.
-    /// The list of a lease that lives has to be told.
+    /// The list of the lease is not told.
     pub(super) async fn end(
         &self,
         lease: LeaseId,
@@ -322,8 +331,14 @@ impl Sessions {
         Ok(self.cql.run(&self.see, values).await?)
     }
 
-    /// Lists a user under a lease, as of a version of his row.
-    async fn list(
+    /// Lists a user under a lease, before the first version of his row.
+    async fn list(&self, lease: LeaseId, user: UserId, version: i64) -> Result<(), StoreError> {
+        let values = (bytes(&lease), shard(user), user.get(), version);
+        Ok(self.cql.run(&self.list, values).await?)
+    }
+
+    /// Tells the list how many sessions a user has as of a version of his row.
+    async fn tell(
         &self,
         lease: LeaseId,
         user: UserId,
@@ -331,8 +346,8 @@ impl Sessions {
         version: i64,
     ) -> Result<(), StoreError> {
         let sessions = i64::try_from(sessions).unwrap_or(i64::MAX);
-        let values = (bytes(&lease), shard(user), user.get(), sessions, version);
-        Ok(self.cql.run(&self.list, values).await?)
+        let values = (version, sessions, bytes(&lease), shard(user), user.get());
+        Ok(self.cql.run(&self.tell, values).await?)
     }
 
     /// The users of a shard of a lease behind one of them, in their order, up to [`PAGE`].
