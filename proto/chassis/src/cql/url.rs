@@ -235,6 +235,12 @@ impl FromStr for CqlUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidCqlUrl> {
         let rest = text.strip_prefix(SCHEME).ok_or(InvalidCqlUrl::Scheme)?;
+        let authority_ends = rest.find(['/', '?']).unwrap_or(rest.len());
+        if rest.rfind('@').is_some_and(|at| at > authority_ends) {
+            return Err(InvalidCqlUrl::Together(
+                "a `/`, `?` or `@` within a user, a password or a value is written as %2F, %3F or %40",
+            ));
+        }
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, keyspace) = place.split_once('/').unwrap_or((place, ""));
         let (login, hosts) = match authority.rsplit_once('@') {
@@ -435,6 +441,8 @@ mod tests {
             ("scylla://db/k?timeout_ms=1", "from 50 to 60,000"),
             ("scylla://db/k?password_file=p", "needs a user"),
             ("scylla://u:hunter2@db/k?password_file=p", "given twice"),
+            ("scylla://u:hunter2/more@db/k", "%2F"),
+            ("scylla://u:hunter2?more@db/k", "%3F"),
         ] {
             let error = text.parse::<CqlUrl>().unwrap_err().to_string();
             assert!(error.contains(named), "{text}: {error}");
