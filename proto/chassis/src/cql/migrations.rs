@@ -5,6 +5,9 @@
 //! migration runs at a time; each statement may be run again, for a migration that was
 //! cut off is begun anew.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::{Duration, Instant};
 
 use scylla::statement::{Consistency, unprepared::Statement};

@@ -53,11 +53,19 @@ pub async fn fresh_keyspace(services: &[Migrations]) -> (Cql, Keyspace) {
     let url = fresh_url();
     migrate(&url, services).await.expect("migrates");
     let cql = Cql::connect(&url).await.expect("connects");
-    let keyspace = Keyspace {
-        url,
-        cql: cql.clone(),
-    };
+    let keyspace = Keyspace::of(&cql);
     (cql, keyspace)
+}
+
+impl Keyspace {
+    /// The keyspace of this connection.
+    #[must_use]
+    pub fn of(cql: &Cql) -> Self {
+        Self {
+            url: cql.url().clone(),
+            cql: cql.clone(),
+        }
+    }
 }
 
 impl Drop for Keyspace {
