@@ -18,6 +18,8 @@ mod rooms;
 #[cfg(test)]
 mod tests;
 mod topics;
+#[cfg(test)]
+mod upgrade;
 
 use std::{future::Future, time::Duration};
 
