@@ -9,7 +9,8 @@ use rand::RngExt as _;
 use crate::rig::{Pairs, Rig, message, number_of, percentile};
 
 const PAGE: usize = 50;
-const SHORT: i64 = 1_024;
+/// Of some segments, as the long one.
+const SHORT: i64 = 3_000;
 
 pub(crate) async fn long_and_short(rig: &Rig) {
     let messages = i64::try_from(number_of("DRIVERS_BENCH_MESSAGES", 1_000_000)).unwrap();
@@ -24,6 +25,9 @@ pub(crate) async fn long_and_short(rig: &Rig) {
     fill(&log, short, SHORT).await;
     for direction in [Direction::Backward, Direction::Forward] {
         let pairs = Pairs::default();
+        for _ in 0..2_000 {
+            page(&log, long, direction, messages).await;
+        }
         for _ in 0..Pairs::count() {
             let (mut of_long, mut of_short) = (Vec::new(), Vec::new());
             for _ in 0..200 {

@@ -2,6 +2,8 @@
 
 mod directory;
 mod log;
+#[cfg(test)]
+mod replica;
 
 use chassis::cql::{Cql, CqlError, migrations::Migrations};
 
@@ -45,26 +47,12 @@ impl From<CqlError> for StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use chassis::cql::testing::{Keyspace, check_folder, fresh_keyspace};
+    use chassis::cql::testing::check_folder;
 
     use super::*;
-    use crate::store::conformance;
-
-    async fn fresh() -> (Arc<ScyllaStore>, Keyspace) {
-        let (cql, keyspace) = fresh_keyspace(&[MIGRATIONS]).await;
-        (Arc::new(ScyllaStore::open(&cql).await.unwrap()), keyspace)
-    }
 
     #[test]
     fn every_migration_is_listed() {
         check_folder(&MIGRATIONS, env!("CARGO_MANIFEST_DIR"));
-    }
-
-    mod log {
-        use super::*;
-
-        conformance::log_suite!(fresh);
     }
 }

@@ -21,7 +21,7 @@ mod tests;
 pub mod url;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -39,7 +39,7 @@ use scylla::{
     },
 };
 use tokio::{
-    sync::{Mutex, Semaphore, SemaphorePermit},
+    sync::{Semaphore, SemaphorePermit},
     time::{sleep, timeout},
 };
 
@@ -58,7 +58,7 @@ pub struct Cql(Arc<Inner>);
 
 struct Inner {
     session: RwLock<Arc<Session>>,
-    revival: Mutex<Option<Instant>>,
+    revival: Mutex<revival::Revival>,
     url: CqlUrl,
     dc: String,
     in_flight: Semaphore,
@@ -364,7 +364,7 @@ impl Cql {
         let outcome = request.await.map_err(CqlError::from);
         metrics::histogram!("drivers_store_seconds", "statement" => name).record(begun.elapsed());
         if matches!(outcome, Err(CqlError::Unavailable(_))) {
-            self.revive().await;
+            self.revive();
         }
         outcome.inspect_err(|error| failed(name, error))
     }

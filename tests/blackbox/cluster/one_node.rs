@@ -29,6 +29,7 @@ async fn kills(rounds: u32) {
     let mut server = Server::start_on(&folder, options.clone()).await;
     for round in 0..rounds {
         let (moment, between) = (traffic.moment(50..1_500), traffic.moment(0..400));
+        let mut probe = Probe::new(&server).await;
         let fault = async {
             sleep(moment).await;
             match round % 3 {
@@ -42,7 +43,6 @@ async fn kills(rounds: u32) {
             }
             cluster.mend().await;
             if server.is_running() {
-                let mut probe = Probe::new(&server).await;
                 let took = probe.goes_on_within(GOES_ON).await;
                 println!("sends go on after {took:?}");
             }

@@ -20,6 +20,8 @@
 mod filters;
 mod rows;
 mod segments;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 

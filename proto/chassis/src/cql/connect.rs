@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeSet,
     path::Path,
-    sync::{Arc, RwLock},
+    sync::{Arc, Mutex, RwLock},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use scylla::{
         speculative_execution::SimpleSpeculativeExecutionPolicy,
     },
 };
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use super::{Cql, CqlError, CqlUrl, Inner, server, url::CqlTls};
@@ -70,7 +70,7 @@ impl Cql {
         }
         Ok(Self(Arc::new(Inner {
             session: RwLock::new(Arc::new(session)),
-            revival: Mutex::new(None),
+            revival: Mutex::default(),
             url: url.clone(),
             dc,
             in_flight: Semaphore::new(url.in_flight),

@@ -6,84 +6,23 @@ mod races;
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, atomic::Ordering::SeqCst},
 };
 
 use chassis::{
-    cql::{
-        Cql,
-        faults::Fault,
-        testing::{Keyspace, fresh_keyspace},
-    },
+    cql::faults::Fault,
     id::{Seq, TopicId, UserId},
 };
-use tokio::sync::Notify;
 
 use crate::store::{
     DirectoryStore as _, Membership,
-    scylla::{MIGRATIONS, ScyllaStore},
+    scylla::{
+        ScyllaStore,
+        replica::{Replica, fresh, pair},
+    },
 };
 
-async fn fresh() -> (Arc<ScyllaStore>, Keyspace) {
-    let (cql, keyspace) = fresh_keyspace(&[MIGRATIONS]).await;
-    (Arc::new(ScyllaStore::open(&cql).await.unwrap()), keyspace)
-}
-
 crate::store::conformance::directory_suite!(fresh);
-
-/// One process over the keyspace, with connections and faults of its own.
-struct Replica {
-    cql: Cql,
-    store: ScyllaStore,
-}
-
-impl Replica {
-    async fn of(keyspace: &Keyspace) -> Self {
-        let cql = Cql::connect(&keyspace.url).await.unwrap();
-        let store = ScyllaStore::open(&cql).await.unwrap();
-        Self { cql, store }
-    }
-
-    /// Does `fault` to the request with this number, from now on; a crash is one of all that
-    /// follow too. Counts the requests, and tells of a crash.
-    fn fail_at(&self, at: usize, fault: Fault) -> (Arc<AtomicUsize>, Arc<Notify>) {
-        let (requests, died) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
-        let (counted, dies) = (Arc::clone(&requests), Arc::clone(&died));
-        self.cql.fail(move |_| {
-            let number = counted.fetch_add(1, SeqCst);
-            if fault == Fault::CrashBefore && number >= at {
-                dies.notify_one();
-                fault
-            } else if number == at {
-                fault
-            } else {
-                Fault::None
-            }
-        });
-        (requests, died)
-    }
-
-    /// Writes down the names of the requests from now on.
-    fn requests(&self) -> Arc<Mutex<Vec<&'static str>>> {
-        let names = Arc::new(Mutex::new(Vec::new()));
-        let written = Arc::clone(&names);
-        self.cql.fail(move |name| {
-            written.lock().unwrap().push(name);
-            Fault::None
-        });
-        names
-    }
-}
-
-/// Two replicas over one keyspace: one to which things happen, one that looks on.
-async fn pair() -> (Replica, Replica, Keyspace) {
-    let (_cql, keyspace) = fresh_keyspace(&[MIGRATIONS]).await;
-    let first = Replica::of(&keyspace).await;
-    (first, Replica::of(&keyspace).await, keyspace)
-}
 
 fn topic(id: i64) -> TopicId {
     TopicId::new(id).unwrap()
