@@ -8,6 +8,7 @@ mod audience;
 mod outgoing;
 mod pace;
 mod payload;
+mod recent;
 mod sequence;
 
 use std::{
@@ -39,6 +40,7 @@ use self::{
     audience::{AnsweredBy, Audience, Slow},
     outgoing::{Answered, Batch, Verdict, judge},
     pace::Pace,
+    recent::Recent,
     sequence::Sequence,
 };
 use crate::{
@@ -140,6 +142,7 @@ pub(crate) struct TopicFeed {
     /// Those who wait for the opening.
     arriving: Vec<(Arc<SessionHandle>, Option<Seq>, oneshot::Sender<()>)>,
     audience: Audience,
+    recent: Recent,
     outgoing: VecDeque<Outgoing>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     under_way: UnderWay,
@@ -164,6 +167,7 @@ impl TopicFeed {
             following: None,
             arriving: Vec::new(),
             audience: Audience::default(),
+            recent: Recent::default(),
             outgoing: VecDeque::new(),
             jobs: FuturesUnordered::new(),
             under_way: UnderWay::default(),
@@ -252,6 +256,11 @@ impl TopicFeed {
         }
         if let Some(later) = self.sending_pace.later_than(now) {
             return Some(later);
+        }
+        for outgoing in &mut self.outgoing {
+            if outgoing.is_late() && is_told(outgoing, &self.audience, &self.recent) {
+                outgoing.extend(CALL_LIMIT);
+            }
         }
         let batch = Batch::take(&mut self.outgoing);
         if !batch.is_empty() {
@@ -449,7 +458,10 @@ impl TopicFeed {
 
     fn offer(&mut self, entry: &Entry) {
         if let Some(following) = &mut self.following {
-            (following.sequence).offer(Seq::new(entry.seq), || payload::sent(entry));
+            (following.sequence).offer(Seq::new(entry.seq), || {
+                self.recent.note(entry);
+                payload::sent(entry)
+            });
         }
     }
 
@@ -477,11 +489,15 @@ impl TopicFeed {
         let mut settled_later = HashSet::new();
         let mut verdicts = Vec::with_capacity(answered.len());
         // What failed for a reason that may pass is sent again, unless a later
-        // message of the same socket is in the log already.
+        // message of the same socket is in the log already. What its sender was told
+        // of as a listener can't fail any more: it is sent again to hear so.
         for (outgoing, outcome) in answered.into_iter().rev() {
             let verdict = judge(outcome);
             let id = outgoing.session.session_id;
             match verdict {
+                Verdict::Again if is_told(&outgoing, &self.audience, &self.recent) => {
+                    again.push_front(outgoing);
+                }
                 Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late() => {
                     again.push_front(outgoing);
                 }
@@ -567,6 +583,14 @@ impl TopicFeed {
         let last = self.last();
         page.is_ok_and(|entries| self.audience.catch_up(id, &entries, last))
     }
+}
+
+/// Whether the sender has been told of his message, or will be, whatever became of the call.
+fn is_told(outgoing: &Outgoing, audience: &Audience, recent: &Recent) -> bool {
+    let session = &outgoing.session;
+    let stamp = outgoing.stamp_id();
+    audience.has(session.session_id)
+        && stamp.is_some_and(|stamp| recent.holds(session.user.user_id, stamp))
 }
 
 /// Subscribes, and asks for the head once that is in force: what is appended

@@ -122,6 +122,23 @@ async fn a_services_absence_is_bridged_and_the_order_kept() {
 }
 
 #[tokio::test]
+async fn what_was_told_over_the_bus_never_fails_when_its_call_does() {
+    let limit = Duration::from_millis(400);
+    let stage = Stage::with_send_limit(calm(), limit);
+    let mut sender = stage.sign_in(1).await;
+    stage.log.trouble(Trouble::AnswersLost, u32::MAX);
+    stage.send(&sender, message("a", "hello"));
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    tokio::time::sleep(3 * limit).await;
+    sender.hears_nothing().await;
+    stage.log.trouble(Trouble::Away, 0);
+    stage.send(&sender, message("b", "again"));
+    assert_eq!(sender.sent(HEALED).await, (2, "again".into()));
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);

@@ -65,6 +65,11 @@ impl Audience {
         self.listeners.is_empty() && self.catching_up.is_empty()
     }
 
+    /// Whether this session listens, or is about to.
+    pub(super) fn has(&self, id: SessionId) -> bool {
+        self.listeners.contains_key(&id) || self.catch_up_of(id).is_some()
+    }
+
     /// Whether no answer is open either.
     pub(super) fn is_done(&self) -> bool {
         self.is_empty() && self.unclaimed.is_empty()
@@ -79,8 +84,7 @@ impl Audience {
     /// The session listens from behind `since` on; `last` was let out last.
     pub(super) fn listen(&mut self, session: Arc<SessionHandle>, since: Seq, last: Seq) {
         let id = session.session_id;
-        let is_here = self.listeners.contains_key(&id) || self.catch_up_of(id).is_some();
-        if is_here || session.outbox.is_ended() {
+        if self.has(id) || session.outbox.is_ended() {
             return;
         }
         for (seq, (session, frame)) in self.unclaimed.remove(&id).unwrap_or_default() {

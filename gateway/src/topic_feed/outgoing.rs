@@ -92,6 +92,16 @@ impl Outgoing {
         self.deadline <= Instant::now()
     }
 
+    /// Gives it more time.
+    pub(super) fn extend(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
+    /// The client's own stamp.
+    pub(super) fn stamp_id(&self) -> Option<&str> {
+        self.message.stamp_id.as_deref()
+    }
+
     fn to_wire(&self, acting_user_index: usize) -> OutgoingMessage {
         let message = &self.message;
         OutgoingMessage {

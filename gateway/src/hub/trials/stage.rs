@@ -107,6 +107,19 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(misbehaviour: Misbehaviour) -> Self {
+        Self::with(misbehaviour, HubConfig::default())
+    }
+
+    /// Sends that are not answered in this time fail.
+    pub(super) fn with_send_limit(misbehaviour: Misbehaviour, limit: Duration) -> Self {
+        let config = HubConfig {
+            send_limit_ms: u64::try_from(limit.as_millis()).unwrap(),
+            ..HubConfig::default()
+        };
+        Self::with(misbehaviour, config)
+    }
+
+    fn with(misbehaviour: Misbehaviour, config: HubConfig) -> Self {
         let bus: Arc<dyn Bus> = Arc::new(MisbehavingBus::new(
             Arc::new(MemoryBus::new()),
             misbehaviour,
@@ -123,7 +136,7 @@ impl Stage {
             ));
         let channel = Channel::local(server);
         let services = Services::new(channel.clone(), channel.clone(), channel);
-        let hub = Hub::new(services, bus, HubConfig::default());
+        let hub = Hub::new(services, bus, config);
         let stop = CancellationToken::new();
         Self {
             log,
