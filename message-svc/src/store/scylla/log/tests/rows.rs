@@ -16,7 +16,7 @@ use crate::{
         trials::witness::{Ears, Witness, message, soon},
     },
     store::{
-        AppendError, LogStore as _, StoreError,
+        LogStore as _, StoreError,
         scylla::{
             MIGRATIONS,
             replica::{Replica, pair},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_server_refuses_for_its_size_goes_in_parts() {
+async fn a_batch_that_is_too_large_for_the_server_goes_in_parts() {
     let (_cql, keyspace) = fresh_keyspace(&[MIGRATIONS]).await;
     let replica = Replica::of(&keyspace).await;
     let (ears, witness) = (Arc::new(Ears::default()), Witness::default());
@@ -34,7 +34,9 @@ async fn a_batch_that_the_server_refuses_for_its_size_goes_in_parts() {
         ..LogConfig::default()
     };
     let log = rules(&replica, config, &ears);
-    // Fifteen megabytes; a node's bound is half of one of its commit log's files, which are of 16.
+    // Fifteen megabytes; a node takes half of one of its commit log's files, which are of 16.
+    // It takes conditional batches above its bound for batches, and says of what is too
+    // large for its log that the write failed: so the outcome is unknown, until a part is decided.
     let body = "x".repeat(60_000);
     let messages: Vec<_> = (0..256)
         .map(|n| message(1, &n.to_string(), &body))
@@ -47,17 +49,6 @@ async fn a_batch_that_the_server_refuses_for_its_size_goes_in_parts() {
     assert!((3..50).contains(&appends), "{appends} appends");
     let whole = whole_log(&log, topic(1)).await;
     witness.check(&whole, &ears);
-
-    let entries: Vec<_> = whole.into_iter().map(|placed| placed.entry).collect();
-    let tail = (replica.store)
-        .open_segment(topic(2), None, Seq::new(1), 1_024)
-        .await
-        .unwrap();
-    let refused = replica.store.append(&tail.segment, 0, &entries).await;
-    assert!(
-        matches!(refused, Err(AppendError::Refused(_))),
-        "{refused:?}"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
