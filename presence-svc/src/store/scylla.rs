@@ -13,7 +13,7 @@
 //! - *Sweeping* ends the lease first, from when on nobody is online by it; then, user by
 //!   user, does what closing does, with the end of the lease as the time. Before and
 //!   after, an answer about him takes the same time from the lease or from his row.
-//!   When all were swept, the lease stays known for [`sweep::SETTLE`]; then all are
+//!   When all were swept, the lease stays known for `sweep::SETTLE`; then all are
 //!   looked at once more, and it goes.
 //!
 //! Nobody leaves sessions behind a sweep: whoever changed a row when the sweep had been there
