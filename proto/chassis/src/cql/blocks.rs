@@ -1,8 +1,8 @@
 //! Numbers that are given once, taken in blocks from a counter in the cluster.
 
-use std::ops::Range;
+use std::{ops::Range, time::Duration};
 
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::sleep};
 
 use super::{Applied, Conditional, Cql, CqlError, Read};
 
@@ -19,8 +19,10 @@ pub struct Blocks {
     left: Mutex<Range<i64>>,
 }
 
-/// How often a block is asked for before the taker gives up.
-const TRIES: usize = 8;
+/// How often a block is asked for before the taker gives up, with pauses in between of
+/// random length, up to twice as long each time.
+const TRIES: u32 = 12;
+const LONGEST_PAUSE_MS: u64 = 256;
 
 impl Blocks {
     /// The counter `name` of a table, whose first number is `first`.
@@ -100,7 +102,7 @@ impl Blocks {
     /// never used, for two may believe it theirs: another is taken.
     async fn block(&self) -> Result<Range<i64>, CqlError> {
         let mut last = CqlError::Unavailable("others took every block first".to_owned());
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let next = self.look().await?;
             let block = next.unwrap_or(self.first)..next.unwrap_or(self.first) + self.size;
             let taken = match next {
@@ -116,7 +118,10 @@ impl Blocks {
             };
             match taken {
                 Ok(Applied::Yes) => return Ok(block),
-                Ok(Applied::No { .. }) => {}
+                Ok(Applied::No { .. }) => {
+                    let longest = (4_u64 << attempt).min(LONGEST_PAUSE_MS);
+                    sleep(Duration::from_millis(rand::random_range(0..longest))).await;
+                }
                 Err(CqlError::Unknown(why)) => last = CqlError::Unavailable(why),
                 Err(error) => return Err(error),
             }
