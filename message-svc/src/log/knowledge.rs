@@ -26,6 +26,39 @@ const LARGEST_PAGE: u32 = 128;
 /// Lost filters of a topic that are made again at a time.
 const REMADE_AT_A_TIME: usize = 4;
 
+/// Full segments whose stamps a batch keeps once they are read: what comes again at once
+/// was sent at about the same time.
+const LOOKED_UP: usize = 8;
+
+/// The stamps of full segments that were read for a batch, each read once.
+#[derive(Default)]
+pub(super) struct LookedUp(VecDeque<(SegmentId, CurrentStamps)>);
+
+impl LookedUp {
+    async fn slot(
+        &mut self,
+        shared: &Shared,
+        segment: &Segment,
+        owner: UserId,
+        stamp: &Stamp,
+    ) -> Result<Option<u32>, StoreError> {
+        if let Some((_, known)) = self.0.iter().find(|(id, _)| *id == segment.id) {
+            return Ok(known.slot(owner, stamp));
+        }
+        let mut stamps = CurrentStamps::default();
+        let whole = whole_stamps(shared, segment, 0..segment.capacity).await?;
+        for (slot, stamped) in (0..).zip(whole) {
+            stamps.insert(stamped, slot);
+        }
+        let slot = stamps.slot(owner, stamp);
+        if self.0.len() >= LOOKED_UP {
+            self.0.pop_front();
+        }
+        self.0.push_back((segment.id, stamps));
+        Ok(slot)
+    }
+}
+
 /// What is known of a topic up to the head.
 pub(super) struct Knowledge {
     pub(super) segment: Segment,
@@ -134,6 +167,7 @@ impl Knowledge {
     pub(super) async fn stamped(
         &self,
         shared: &Shared,
+        looked_up: &mut LookedUp,
         owner: UserId,
         stamp: &Stamp,
     ) -> Result<Option<Placed>, StoreError> {
@@ -145,11 +179,7 @@ impl Knowledge {
                 continue;
             }
             let segment = &full.segment;
-            let stamps = whole_stamps(shared, segment, 0..segment.capacity).await?;
-            let found = (0..)
-                .zip(stamps)
-                .find(|(_, entry)| entry.owner == owner && entry.stamp == *stamp);
-            if let Some((slot, _)) = found {
+            if let Some(slot) = looked_up.slot(shared, segment, owner, stamp).await? {
                 return entry_at(shared, segment, slot).await;
             }
         }

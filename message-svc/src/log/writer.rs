@@ -13,7 +13,7 @@ use chassis::{
 
 use super::{
     Sent, Shared,
-    knowledge::Knowledge,
+    knowledge::{Knowledge, LookedUp},
     settle::{Settled, settle},
     topic::{Waiting, late},
 };
@@ -40,13 +40,20 @@ pub(super) async fn write(
             Err(error) => return give_up(topic, batch, &error),
         },
     };
-    let mut admitted = HashMap::new();
+    let mut asked = Asked::default();
     while !batch.is_empty() {
-        if let Err(error) = write_run(shared, &mut knowledge, &mut admitted, &mut batch).await {
+        if let Err(error) = write_run(shared, &mut knowledge, &mut asked, &mut batch).await {
             return give_up(topic, batch, &error);
         }
     }
     Some(knowledge)
+}
+
+/// What was asked for a batch, and holds for all of it.
+#[derive(Default)]
+struct Asked {
+    admitted: HashMap<UserId, Result<(), Error>>,
+    looked_up: LookedUp,
 }
 
 /// Answers a batch of which nothing more can be done.
@@ -70,7 +77,7 @@ fn give_up(topic: TopicId, batch: VecDeque<Waiting>, error: &StoreError) -> Opti
 async fn write_run(
     shared: &Arc<Shared>,
     knowledge: &mut Knowledge,
-    admitted: &mut HashMap<UserId, Result<(), Error>>,
+    asked: &mut Asked,
     batch: &mut VecDeque<Waiting>,
 ) -> Result<(), StoreError> {
     if knowledge.is_full() {
@@ -81,7 +88,7 @@ async fn write_run(
         if !run.has_room_for(waiting) {
             break;
         }
-        let verdict = judge(shared, knowledge, admitted, waiting).await?;
+        let verdict = judge(shared, knowledge, asked, waiting).await?;
         let Some(waiting) = batch.pop_front() else {
             break;
         };
@@ -197,11 +204,14 @@ enum Verdict {
 async fn judge(
     shared: &Shared,
     knowledge: &Knowledge,
-    admitted: &mut HashMap<UserId, Result<(), Error>>,
+    asked: &mut Asked,
     waiting: &Waiting,
 ) -> Result<Verdict, StoreError> {
     let owner = waiting.owner.id;
-    if let Some(placed) = knowledge.stamped(shared, owner, &waiting.stamp).await? {
+    if let Some(placed) = (knowledge
+        .stamped(shared, &mut asked.looked_up, owner, &waiting.stamp)
+        .await)?
+    {
         let Kind::Message(content) = &placed.entry.kind;
         return Ok(if *content != waiting.content {
             Verdict::Answer(Err(Error::StampReused))
@@ -220,11 +230,11 @@ async fn judge(
     if !waiting.tried && waiting.deadline <= Instant::now() {
         return Ok(Verdict::Answer(Err(late())));
     }
-    let verdict = match admitted.get(&owner) {
+    let verdict = match asked.admitted.get(&owner) {
         Some(known) => known.clone(),
         None => {
             let fresh = shared.admission.admit(knowledge.segment.topic, owner).await;
-            admitted.insert(owner, fresh.clone());
+            asked.admitted.insert(owner, fresh.clone());
             fresh
         }
     };
