@@ -91,6 +91,24 @@ fn a_lone_message_costs_one_append_and_no_read() {
 }
 
 #[test]
+fn retries_from_one_full_segment_read_its_stamps_once() {
+    run(async {
+        let house = House::new(128);
+        let log = house.log();
+        let call: Vec<_> = (0..129).map(|n| message(1, &n.to_string(), "x")).collect();
+        let first = log.send(topic(), call.clone(), soon()).await;
+        let reads = &house.store.stamp_reads;
+        let before = reads.load(Relaxed);
+        let again = log.send(topic(), call, soon()).await;
+        for (first, again) in first.iter().zip(&again) {
+            let (first, again) = (first.as_ref().unwrap(), again.as_ref().unwrap());
+            assert_eq!((first.placed.id, again.duplicate), (again.placed.id, true));
+        }
+        assert_eq!(reads.load(Relaxed), before + 1);
+    });
+}
+
+#[test]
 fn what_arrives_while_an_append_is_under_way_shares_the_next() {
     run(async {
         let house = House::new(1_024);

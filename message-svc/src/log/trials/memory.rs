@@ -40,6 +40,7 @@ pub(crate) struct Memory {
     pub(crate) state: Mutex<State>,
     pub(crate) appends: AtomicUsize,
     pub(crate) entry_reads: AtomicUsize,
+    pub(crate) stamp_reads: AtomicUsize,
     /// An append of more entries than this is refused, as one that is too large.
     pub(crate) refused_above: AtomicUsize,
     /// An append of more entries than this never gets an answer, and is not applied.
@@ -208,6 +209,7 @@ impl LogStore for Memory {
         segment: &Segment,
         slots: Range<u32>,
     ) -> Result<Vec<Stamped>, StoreError> {
+        self.stamp_reads.fetch_add(1, Relaxed);
         let entries = self.read(segment, slots).await?;
         Ok(entries.iter().map(Stamped::from).collect())
     }
