@@ -31,6 +31,7 @@ async fn kills(rounds: u32) {
         let (moment, between) = (traffic.moment(50..1_500), traffic.moment(0..400));
         let mut probe = Probe::new(&server).await;
         let fault = async {
+            probe.goes_on_within(GOES_ON).await;
             sleep(moment).await;
             match round % 3 {
                 0 => cluster.kill(1).await,
@@ -54,6 +55,11 @@ async fn kills(rounds: u32) {
         }
         traffic.check(&server).await;
     }
+    let acknowledged = traffic.acknowledged();
+    assert!(
+        acknowledged > rounds as usize * 10,
+        "only {acknowledged} messages were acknowledged"
+    );
     traffic.settle_all(&server).await;
 }
 
