@@ -36,6 +36,14 @@ async fn signed_in(world: &World, user: &tests::account::User) -> Polling {
         session.post(&format!("42{request}")).await.unwrap().status,
         200
     );
+    // Only then does it listen.
+    let mut packets = session.first.clone();
+    while !packets
+        .iter()
+        .any(|packet| packet.contains("signin_response"))
+    {
+        packets = session.packets().await.unwrap();
+    }
     session
 }
 
