@@ -44,7 +44,7 @@ impl Service for App {
                 (Arc::clone(&store) as _, store)
             }
             Database::Keyspace(cql) => {
-                let store = ScyllaStore::open(cql).await.map_err(failure(database))?;
+                let store = ScyllaStore::open(cql).await?;
                 let store = Arc::new(store);
                 (Arc::clone(&store) as _, store)
             }

@@ -40,9 +40,7 @@ impl Service for App {
                 let file = folder.embedded(EmbeddedStore::options()).await?;
                 Arc::new(EmbeddedStore::new(file).await.map_err(failure(database))?)
             }
-            Database::Keyspace(cql) => {
-                Arc::new(ScyllaStore::open(cql).await.map_err(failure(database))?)
-            }
+            Database::Keyspace(cql) => Arc::new(ScyllaStore::open(cql).await?),
         };
         Ok(crate::build(config, store, bus, Arc::new(SystemClock)))
     }

@@ -25,7 +25,7 @@ impl ScyllaStore {
     ///
     /// # Errors
     /// When they are not, or the cluster is away.
-    pub async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub async fn open(cql: &Cql) -> Result<Self, CqlError> {
         MIGRATIONS.check(cql).await?;
         Ok(Self {
             log: Box::pin(Log::open(cql)).await?,

@@ -73,7 +73,7 @@ impl ScyllaStore {
     ///
     /// # Errors
     /// When they are not, or the cluster is away.
-    pub async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub async fn open(cql: &Cql) -> Result<Self, CqlError> {
         MIGRATIONS.check(cql).await?;
         Ok(Self {
             ids: Blocks::new(cql, "user_ids", "users", 1, ID_BLOCK).await?,

@@ -25,7 +25,7 @@ use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use chassis::{
-    cql::Cql,
+    cql::{Cql, CqlError},
     id::{RoomId, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -59,7 +59,7 @@ pub(super) struct Directory {
 impl Directory {
     /// # Errors
     /// When a table is missing, or the cluster is away.
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             rooms: Rooms::open(cql).await?,
             topics: Topics::open(cql).await?,

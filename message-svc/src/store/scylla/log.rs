@@ -67,7 +67,7 @@ pub(super) struct Log {
 impl Log {
     /// # Errors
     /// When a table is missing, or the cluster is away.
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         let head =
             "SELECT topic_id, first_seq, capacity, head FROM message_log WHERE segment = ? LIMIT 1";
         let slots = "FROM message_log WHERE segment = ? AND slot >= ? AND slot < ?";

@@ -1,6 +1,6 @@
 //! The leases: one row each, changed on conditions only.
 
-use chassis::cql::{Applied, Conditional, Cql, Read};
+use chassis::cql::{Applied, Conditional, Cql, CqlError, Read};
 
 use super::each;
 use crate::{
@@ -77,7 +77,7 @@ fn part(lease: &LeaseId) -> i8 {
 }
 
 impl Leases {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             one: cql

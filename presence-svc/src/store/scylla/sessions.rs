@@ -6,7 +6,7 @@ use std::{
 };
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read, Write},
+    cql::{Applied, Conditional, Cql, CqlError, Read, Write},
     id::UserId,
 };
 
@@ -92,7 +92,7 @@ fn decode(bytes: &[u8]) -> Result<Ids, StoreError> {
 }
 
 impl Sessions {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         const LOOK: &str =
             "SELECT sessions, version FROM sessions_of_users WHERE user_id = ? AND lease_id = ?";
         Ok(Self {

@@ -40,8 +40,8 @@ impl Cql {
     /// otherwise; a commit log that is not synced before an answer is warned of.
     ///
     /// # Errors
-    /// [`CqlError::Unavailable`] while the cluster is away; [`CqlError::Refused`] with
-    /// a sentence for who configured it.
+    /// [`CqlError::Unavailable`] while the cluster is away or was not migrated;
+    /// [`CqlError::Refused`] with a sentence for who configured it.
     pub async fn connect(url: &CqlUrl) -> Result<Self, CqlError> {
         let cql = Self::connect_unchecked(url).await?;
         let session = cql.session();

@@ -12,8 +12,8 @@ use scylla::{
 /// Why a request yielded nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CqlError {
-    /// The cluster is away, overloaded or too slow. A read tells nothing, a plain write
-    /// may have been done; a conditional write was not and never will be.
+    /// The cluster is away, overloaded or too slow, or its tables are not made yet. A read
+    /// tells nothing, a plain write may have been done; a conditional write was not and never will be.
     #[error("{0}")]
     Unavailable(String),
     /// A conditional write may have been applied, or may be yet.

@@ -87,12 +87,13 @@ impl Migrations {
     /// Checks that exactly these migrations were applied.
     ///
     /// # Errors
-    /// [`CqlError::Refused`] with what differs; [`CqlError::Unavailable`].
+    /// [`CqlError::Refused`] with what differs; [`CqlError::Unavailable`], also as long as
+    /// some were not applied.
     pub async fn check(&self, cql: &Cql) -> Result<(), CqlError> {
         let recorded = Ledger::open(cql).await?.recorded(cql, self.service).await?;
         match self.pending(&recorded)?.first() {
             None => Ok(()),
-            Some((_, migration)) => Err(CqlError::Refused(format!(
+            Some((_, migration)) => Err(CqlError::Unavailable(format!(
                 "the migration {} of {} was not applied yet: apply the migrations first",
                 migration.name, self.service
             ))),

@@ -61,7 +61,7 @@ pub(super) async fn check(session: &Session, url: &CqlUrl, dc: &str) -> Result<(
 }
 
 pub(super) fn missing(keyspace: &str) -> CqlError {
-    CqlError::Refused(format!(
+    CqlError::Unavailable(format!(
         "there is no keyspace `{keyspace}`: apply the migrations first"
     ))
 }
@@ -137,7 +137,7 @@ async fn home(session: &Session, url: &CqlUrl, dc: &str) -> Result<(), CqlError>
             .maybe_first_row::<(String,)>()
             .map_err(|error| CqlError::Damaged(error.to_string()))?,
         Err(CqlError::Refused(_)) => {
-            return Err(CqlError::Refused(format!(
+            return Err(CqlError::Unavailable(format!(
                 "the keyspace `{}` has no tables: apply the migrations first",
                 url.keyspace
             )));

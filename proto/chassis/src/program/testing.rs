@@ -34,6 +34,9 @@ use crate::{
 /// How long a program may take for what it does at once.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// What the log says once while the database can't be used.
+const AWAY: &str = "the database is away; it is tried until it is there";
+
 /// A program under test.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
@@ -198,7 +201,7 @@ impl Program {
         command.env("DRIVERS_SECRET_FILE", "secret");
         let mut running = self.start(command);
         let at = Addresses::of(&running.logged("starting"));
-        running.logged("the database is away; it is tried until it is there");
+        running.logged(AWAY);
         assert!(get(at.admin, "/livez").starts_with("HTTP/1.1 200"));
         let ready = get(at.admin, "/readyz");
         assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
@@ -267,8 +270,8 @@ impl Program {
         }
     }
 
-    /// In an empty keyspace of a real cluster: it is refused until its tables are made,
-    /// then serves, and finds a cluster that comes up later than itself.
+    /// In an empty keyspace of a real cluster: it waits until its tables are made, then
+    /// serves, and finds a cluster that comes up later than itself.
     pub async fn serves_from_a_keyspace(
         &self,
         folder: &Path,
@@ -280,10 +283,14 @@ impl Program {
             format!("scylla://{host}/{name}?replication=1&single_replica=accept&timeout_ms=5000")
         };
         let mut command = self.command(folder);
-        command.args(["--store", &store(host)]);
+        command.args(["--log", "json", "--store", &store(host)]);
         command.env("DRIVERS_SECRET_FILE", "secret");
-        self.refuses(command, 1, &["apply the migrations first"]);
+        let mut early = self.start(command);
+        let waits = early.logged(AWAY)["why"].to_string();
+        assert!(waits.contains("apply the migrations first"), "{waits}");
         self.migrates(folder, &store(host), "applied");
+        early.logged("serving");
+        drop(early);
         self.serves(folder, &store(host), &call).await;
 
         let later = free_port();
@@ -291,7 +298,7 @@ impl Program {
         command.args(["--log", "json", "--store", &store(&later.to_string())]);
         command.env("DRIVERS_SECRET_FILE", "secret");
         let mut running = self.start(command);
-        running.logged("the database is away; it is tried until it is there");
+        running.logged(AWAY);
         let forwarding = tokio::spawn(forward(later, host.clone()));
         running.logged("the database is there");
         let at = Addresses::of(&running.logged("serving"));

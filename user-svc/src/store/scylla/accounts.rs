@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read},
+    cql::{Applied, Conditional, Cql, CqlError, Read},
     id::UserId,
 };
 use scylla::{DeserializeRow, value::MaybeUnset};
@@ -58,7 +58,7 @@ struct TokensRow {
 }
 
 impl Accounts {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             look: cql

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read},
+    cql::{Applied, Conditional, Cql, CqlError, Read},
     id::UserId,
 };
 use scylla::serialize::value::SerializeValue;
@@ -44,7 +44,7 @@ pub(super) trait Key: SerializeValue + Copy + Send + Sync {}
 impl<T: SerializeValue + Copy + Send + Sync> Key for T {}
 
 impl Claims {
-    pub(super) async fn on_phone_numbers(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn on_phone_numbers(cql: &Cql) -> Result<Self, CqlError> {
         Self::open(
             cql,
             (
@@ -67,7 +67,7 @@ impl Claims {
         .await
     }
 
-    pub(super) async fn on_usernames(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn on_usernames(cql: &Cql) -> Result<Self, CqlError> {
         Self::open(
             cql,
             (
@@ -90,7 +90,7 @@ impl Claims {
         .await
     }
 
-    pub(super) async fn on_tokens(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn on_tokens(cql: &Cql) -> Result<Self, CqlError> {
         Self::open(
             cql,
             (
@@ -119,7 +119,7 @@ impl Claims {
         claim: (&'static str, &str),
         take_over: (&'static str, &str),
         release: (&'static str, &str),
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             look: cql.read(look.0, look.1).await?,

@@ -1,7 +1,7 @@
 //! The rows of tokens, once they are somebody's.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read},
+    cql::{Applied, Conditional, Cql, CqlError, Read},
     id::UserId,
 };
 use scylla::DeserializeRow;
@@ -40,7 +40,7 @@ struct Row {
 const TRIES: usize = 3;
 
 impl TokenRows {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             look: cql

@@ -24,7 +24,7 @@
 use std::future::Future;
 
 use chassis::{
-    cql::{Cql, Read, Write},
+    cql::{Cql, CqlError, Read, Write},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -75,7 +75,7 @@ fn bucket(user: i64) -> i64 {
 }
 
 impl Members {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             question: cql

@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::ControlFlow};
 
 use chassis::{
     call::DEFAULT_TIMEOUT,
-    cql::{Applied, Conditional, Cql, Part, Read, Values, Write},
+    cql::{Applied, Conditional, Cql, CqlError, Part, Read, Values, Write},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -102,7 +102,7 @@ struct StateRow {
 const ALL: i64 = 0;
 
 impl Memberships {
-    pub(super) async fn open(cql: &Cql, members: Members) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql, members: Members) -> Result<Self, CqlError> {
         let seen = "SELECT topic_id, joined_at, join_time_ms, version, topics, enrolled FROM memberships WHERE user_id = ?";
         let state = format!(
             "SELECT version, last_change FROM memberships WHERE user_id = ? AND topic_id = {ALL}"

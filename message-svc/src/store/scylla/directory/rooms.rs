@@ -1,7 +1,7 @@
 //! Rooms, in buckets of ids that follow each other.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
     id::RoomId,
 };
 use scylla::DeserializeRow;
@@ -40,7 +40,7 @@ impl RoomRow {
 }
 
 impl Rooms {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             ids: Blocks::new(cql, IDS, "room", FIRST_FREE_ID, ID_BLOCK).await?,

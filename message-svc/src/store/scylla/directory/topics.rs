@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
     id::{RoomId, TopicId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -76,7 +76,7 @@ impl TopicRow {
 const SELECT: &str = "SELECT id, room_id, title, is_private, closed, is_default, create_time_ms, version, last_change FROM topics WHERE id = ?";
 
 impl Topics {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             cql: cql.clone(),
             ids: Blocks::new(cql, IDS, "topic", FIRST_FREE_ID, ID_BLOCK).await?,

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chassis::{
-    cql::{Cql, Read, Write},
+    cql::{Cql, CqlError, Read, Write},
     id::{Seq, TopicId},
 };
 use scylla::DeserializeRow;
@@ -32,7 +32,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         Ok(Self {
             before: cql
                 .read(

@@ -3,7 +3,7 @@
 //! A segment that was seen stays where it is for ever, so what was read of it is kept.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
     id::{Seq, TopicId},
 };
 use moka::sync::Cache;
@@ -43,7 +43,7 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, StoreError> {
+    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
         let read = async |name, condition: &str| {
             let text = format!(
                 "SELECT first_seq, segment, capacity FROM topic_segments WHERE topic_id = ? {condition}"
