@@ -258,11 +258,11 @@ impl TopicFeed {
             return Some(later);
         }
         for outgoing in &mut self.outgoing {
-            if outgoing.is_late() && is_told(outgoing, &self.audience, &self.recent) {
+            if outgoing.is_late(now) && is_told(outgoing, &self.audience, &self.recent) {
                 outgoing.extend(CALL_LIMIT);
             }
         }
-        let batch = Batch::take(&mut self.outgoing);
+        let batch = Batch::take(&mut self.outgoing, now);
         if !batch.is_empty() {
             self.under_way.sending = true;
             let sent = batch.send(self.house.services.clone(), self.topic);
@@ -488,6 +488,7 @@ impl TopicFeed {
         let mut again = VecDeque::new();
         let mut settled_later = HashSet::new();
         let mut verdicts = Vec::with_capacity(answered.len());
+        let now = Instant::now();
         // What failed for a reason that may pass is sent again, unless a later
         // message of the same socket is in the log already. What its sender was told
         // of as a listener can't fail any more: it is sent again to hear so.
@@ -498,7 +499,7 @@ impl TopicFeed {
                 Verdict::Again if is_told(&outgoing, &self.audience, &self.recent) => {
                     again.push_front(outgoing);
                 }
-                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late() => {
+                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late(now) => {
                     again.push_front(outgoing);
                 }
                 verdict => {

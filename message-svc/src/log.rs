@@ -6,6 +6,7 @@
 //! reads what he missed.
 
 mod knowledge;
+mod lookup;
 mod pages;
 mod settle;
 mod topic;

@@ -88,8 +88,8 @@ impl Outgoing {
         self.message.body.len() + attrs + 256
     }
 
-    pub(super) fn is_late(&self) -> bool {
-        self.deadline <= Instant::now()
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline <= now
     }
 
     /// Gives it more time.
@@ -131,12 +131,11 @@ pub(super) type Answered = Vec<(Outgoing, Result<Outcome, Status>)>;
 
 impl Batch {
     /// Takes from the front of a queue what fits into one call. What has waited
-    /// too long already is answered.
-    pub(super) fn take(queue: &mut VecDeque<Outgoing>) -> Self {
-        let now = Instant::now();
+    /// too long already is answered, by the same clock by which others were given more time.
+    pub(super) fn take(queue: &mut VecDeque<Outgoing>, now: Instant) -> Self {
         let mut batch = Self::default();
         while let Some(next) = queue.front() {
-            let is_late = next.deadline <= now;
+            let is_late = next.is_late(now);
             if !is_late && !batch.has_room_for(next) {
                 break;
             }

@@ -11,7 +11,7 @@ use chassis::{
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{Shared, pages::read_whole, writer::place};
+use super::{Shared, lookup::LookedUp, pages::read_whole};
 use crate::{
     entry::{Placed, Segment, SegmentId, Stamp},
     stamps::{CurrentStamps, FilterBits, FullStamps},
@@ -25,39 +25,6 @@ const LARGEST_PAGE: u32 = 128;
 
 /// Lost filters of a topic that are made again at a time.
 const REMADE_AT_A_TIME: usize = 4;
-
-/// Full segments whose stamps a batch keeps once they are read: what comes again at once
-/// was sent at about the same time.
-const LOOKED_UP: usize = 8;
-
-/// The stamps of full segments that were read for a batch, each read once.
-#[derive(Default)]
-pub(super) struct LookedUp(VecDeque<(SegmentId, CurrentStamps)>);
-
-impl LookedUp {
-    async fn slot(
-        &mut self,
-        shared: &Shared,
-        segment: &Segment,
-        owner: UserId,
-        stamp: &Stamp,
-    ) -> Result<Option<u32>, StoreError> {
-        if let Some((_, known)) = self.0.iter().find(|(id, _)| *id == segment.id) {
-            return Ok(known.slot(owner, stamp));
-        }
-        let mut stamps = CurrentStamps::default();
-        let whole = whole_stamps(shared, segment, 0..segment.capacity).await?;
-        for (slot, stamped) in (0..).zip(whole) {
-            stamps.insert(stamped, slot);
-        }
-        let slot = stamps.slot(owner, stamp);
-        if self.0.len() >= LOOKED_UP {
-            self.0.pop_front();
-        }
-        self.0.push_back((segment.id, stamps));
-        Ok(slot)
-    }
-}
 
 /// What is known of a topic up to the head.
 pub(super) struct Knowledge {
@@ -163,24 +130,47 @@ impl Knowledge {
         self.catch_up(shared, next.head).await
     }
 
-    /// The entry that has this stamp, if there is one.
-    pub(super) async fn stamped(
+    /// The entry that has the first of these stamps, if there is one. Those behind it are
+    /// read along: what is sent again at once is read at once.
+    pub(super) async fn stamped<'a>(
+        &self,
+        shared: &Shared,
+        looked_up: &mut LookedUp,
+        mut stamps: impl Iterator<Item = (UserId, &'a Stamp)>,
+    ) -> Result<Option<Placed>, StoreError> {
+        let Some((owner, stamp)) = stamps.next() else {
+            return Ok(None);
+        };
+        if let Some(entry) = looked_up.entry(owner, stamp) {
+            return Ok(Some(entry));
+        }
+        let Some(place) = self.find(shared, looked_up, owner, stamp).await? else {
+            return Ok(None);
+        };
+        let mut places = vec![place];
+        for (owner, stamp) in stamps {
+            places.extend(self.find(shared, looked_up, owner, stamp).await?);
+        }
+        looked_up.read(shared, places).await?;
+        Ok(looked_up.entry(owner, stamp))
+    }
+
+    /// Where the entry with this stamp lies.
+    async fn find(
         &self,
         shared: &Shared,
         looked_up: &mut LookedUp,
         owner: UserId,
         stamp: &Stamp,
-    ) -> Result<Option<Placed>, StoreError> {
+    ) -> Result<Option<(Segment, u32)>, StoreError> {
         if let Some(slot) = self.current.slot(owner, stamp) {
-            return entry_at(shared, &self.segment, slot).await;
+            return Ok(Some((self.segment, slot)));
         }
         for full in &self.full {
-            if !full.may_hold(owner, stamp) {
-                continue;
-            }
-            let segment = &full.segment;
-            if let Some(slot) = looked_up.slot(shared, segment, owner, stamp).await? {
-                return entry_at(shared, segment, slot).await;
+            if full.may_hold(owner, stamp)
+                && let Some(slot) = looked_up.slot(shared, &full.segment, owner, stamp).await?
+            {
+                return Ok(Some((full.segment, slot)));
             }
         }
         Ok(None)
@@ -306,22 +296,12 @@ async fn put_filter(store: &dyn LogStore, segment: &Segment, filter: &StampFilte
     }
 }
 
-async fn whole_stamps(
+pub(super) async fn whole_stamps(
     shared: &Shared,
     segment: &Segment,
     slots: std::ops::Range<u32>,
 ) -> Result<Vec<Stamped>, StoreError> {
     read_whole(segment, slots, |slots| shared.store.stamps(segment, slots)).await
-}
-
-async fn entry_at(
-    shared: &Shared,
-    segment: &Segment,
-    slot: u32,
-) -> Result<Option<Placed>, StoreError> {
-    let read = |slots| shared.store.read(segment, slots);
-    let entry = read_whole(segment, slot..slot + 1, read).await?.pop();
-    Ok(entry.and_then(|entry| place(segment, slot, entry)))
 }
 
 fn oldest_remembered(shared: &Shared) -> i64 {

@@ -167,22 +167,24 @@ impl TopicLog {
     }
 
     /// The next messages to write, within the bounds of one append.
+    ///
+    /// Whoever has gone can't be told, and sends his again if he comes back: while the
+    /// store is slow, what was given up must not stand in front of its own retry.
     fn next_batch(queue: &mut Queue, shared: &Shared) -> VecDeque<Waiting> {
+        let config = &shared.config;
+        let mut batch = VecDeque::new();
         let mut bytes = 0;
-        let count = queue
-            .waiting
-            .iter()
-            .take(shared.config.batch_entries)
-            .take_while(|waiting| {
-                bytes += waiting.weight();
-                bytes <= shared.config.batch_bytes
-            })
-            .count();
-        let rest = queue
-            .waiting
-            .split_off(count.max(1).min(queue.waiting.len()));
-        let mut batch = std::mem::replace(&mut queue.waiting, rest);
-        batch.retain(|waiting| waiting.claim.take());
+        while let Some(next) = queue.waiting.front() {
+            let is_wanted = !next.is_abandoned();
+            if is_wanted {
+                bytes += next.weight();
+                let has_room = batch.len() < config.batch_entries && bytes <= config.batch_bytes;
+                if !has_room && !batch.is_empty() {
+                    break;
+                }
+            }
+            batch.extend((queue.waiting.pop_front()).filter(|next| is_wanted && next.claim.take()));
+        }
         batch
     }
 

@@ -91,20 +91,57 @@ fn a_lone_message_costs_one_append_and_no_read() {
 }
 
 #[test]
-fn retries_from_one_full_segment_read_its_stamps_once() {
+fn retries_of_a_batch_read_stamps_and_entries_once() {
     run(async {
         let house = House::new(128);
         let log = house.log();
         let call: Vec<_> = (0..129).map(|n| message(1, &n.to_string(), "x")).collect();
         let first = log.send(topic(), call.clone(), soon()).await;
-        let reads = &house.store.stamp_reads;
-        let before = reads.load(Relaxed);
+        let store = &house.store;
+        let reads = || {
+            (
+                store.stamp_reads.load(Relaxed),
+                store.entry_reads.load(Relaxed),
+            )
+        };
+        let before = reads();
         let again = log.send(topic(), call, soon()).await;
         for (first, again) in first.iter().zip(&again) {
             let (first, again) = (first.as_ref().unwrap(), again.as_ref().unwrap());
             assert_eq!((first.placed.id, again.duplicate), (again.placed.id, true));
         }
-        assert_eq!(reads.load(Relaxed), before + 1);
+        // The memory's own read of stamps counts as one of entries, too.
+        let (stamps, entries) = reads();
+        assert_eq!((stamps - before.0, entries - before.1), (1, 3));
+    });
+}
+
+#[test]
+fn who_has_gone_does_not_stand_in_front_of_his_own_retry() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        let held = house.store.hold.write().await;
+        let under_way = tokio::spawn({
+            let log = log.clone();
+            async move { send(&log, message(1, "first", "x")).await }
+        });
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Each gives up while the append in front of him is under way, and comes again.
+        let call: Vec<_> = (0..100).map(|n| message(1, &n.to_string(), "x")).collect();
+        for _ in 0..20 {
+            let sending = log.send(topic(), call.clone(), soon());
+            let gone = tokio::time::timeout(Duration::from_millis(5), sending).await;
+            assert!(gone.is_err());
+        }
+        let waiting = log.send(topic(), call.clone(), soon());
+        drop(held);
+        let sent = waiting.await;
+        assert!(sent.iter().all(|sent| !sent.as_ref().unwrap().duplicate));
+        under_way.await.unwrap().unwrap();
+        assert_eq!(house.store.appends.load(Relaxed), 3);
+        assert_eq!(house.store.log(topic()).len(), 102);
     });
 }
 

@@ -13,7 +13,8 @@ use chassis::{
 
 use super::{
     Sent, Shared,
-    knowledge::{Knowledge, LookedUp},
+    knowledge::Knowledge,
+    lookup::LookedUp,
     settle::{Settled, settle},
     topic::{Waiting, late},
 };
@@ -88,7 +89,7 @@ async fn write_run(
         if !run.has_room_for(waiting) {
             break;
         }
-        let verdict = judge(shared, knowledge, asked, waiting).await?;
+        let verdict = judge(shared, knowledge, asked, waiting, batch).await?;
         let Some(waiting) = batch.pop_front() else {
             break;
         };
@@ -200,16 +201,19 @@ enum Verdict {
     Answer(Result<Sent, Error>),
 }
 
-/// Looks a message up by its stamp before any other rule, then applies the rules.
+/// Looks a message, the first of its batch, up by its stamp before any other rule, then
+/// applies the rules.
 async fn judge(
     shared: &Shared,
     knowledge: &Knowledge,
     asked: &mut Asked,
     waiting: &Waiting,
+    batch: &VecDeque<Waiting>,
 ) -> Result<Verdict, StoreError> {
     let owner = waiting.owner.id;
+    let stamps = batch.iter().map(|one| (one.owner.id, &one.stamp));
     if let Some(placed) = (knowledge
-        .stamped(shared, &mut asked.looked_up, owner, &waiting.stamp)
+        .stamped(shared, &mut asked.looked_up, stamps)
         .await)?
     {
         let Kind::Message(content) = &placed.entry.kind;
@@ -238,8 +242,10 @@ async fn judge(
             fresh
         }
     };
-    if let Err(refused) = verdict {
-        return Ok(Verdict::Answer(Err(refused)));
+    match verdict {
+        Ok(()) => {}
+        Err(Error::Store(failed)) => return Err(failed),
+        Err(refused) => return Ok(Verdict::Answer(Err(refused))),
     }
     if let Some(id) = waiting.content.reply_to
         && !knowledge.holds(shared.store.as_ref(), id).await?

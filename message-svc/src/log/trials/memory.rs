@@ -45,6 +45,8 @@ pub(crate) struct Memory {
     pub(crate) refused_above: AtomicUsize,
     /// An append of more entries than this never gets an answer, and is not applied.
     pub(crate) silent_above: AtomicUsize,
+    /// While somebody has it, no append is answered.
+    pub(crate) hold: tokio::sync::RwLock<()>,
 }
 
 #[derive(Default)]
@@ -171,6 +173,7 @@ impl LogStore for Memory {
     ) -> Result<Appended, AppendError> {
         self.appends.fetch_add(1, Relaxed);
         tokio::time::sleep(Duration::from_millis(2)).await;
+        let _free = self.hold.read().await;
         if entries.len() > self.refused_above.load(Relaxed) {
             return Err(AppendError::Refused("too large".into()));
         }
