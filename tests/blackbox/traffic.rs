@@ -22,7 +22,7 @@ const EVENT: &str = "message_events";
 const SENDERS: usize = 6;
 const TOPICS: usize = 3;
 /// Who has so many without an answer waits: a phone's person would, long before.
-const UNANSWERED: usize = 300;
+const UNANSWERED: usize = 100;
 /// By then every message is answered, with `unavailable` if nothing else is known; it is
 /// more than any time limit of the gateway.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -205,46 +205,70 @@ impl Traffic {
     /// Sends every stamp again until it is answered with `sent`: what was acknowledged has the same
     /// id and seq, what was not becomes known now. Then all of it is there, once.
     pub(crate) async fn settle_all(&mut self, server: &Server) {
-        for (owner, user) in self.users.iter().enumerate() {
-            let kind = Kind::Raw(Eio::BOTH[owner % 2]);
-            let mut client = Client::connect(kind, Transport::Websocket, server).await;
-            client.sign_in(user).await;
-            let own: Vec<(String, i64)> = self
+        let everybody = self.users.iter().enumerate().map(|(owner, user)| {
+            let mut own: Vec<_> = self
                 .ledger
                 .iter()
                 .filter(|(_, known)| known.owner == owner)
                 .map(|(stamp, known)| (stamp.clone(), known.topic))
                 .collect();
-            for some in own.chunks(100) {
-                let mut open: HashMap<&str, i64> = HashMap::new();
-                for (stamp, topic) in some {
-                    open.insert(stamp, *topic);
-                    emit(&client, *topic, stamp);
-                }
-                let deadline = Instant::now() + RECOVERY;
-                while !open.is_empty() {
-                    let payload = client.expect(EVENT).await;
-                    if payload["event_type"] == "fail" {
-                        // Which says to do just this.
-                        assert_eq!(payload["code"], "unavailable", "{payload}");
-                        assert!(Instant::now() < deadline, "{payload}");
-                        let stamp = payload["stamp_id"].as_str().unwrap();
-                        emit(&client, open[stamp], stamp);
-                        continue;
-                    }
-                    let data = &payload["data"];
-                    let stamp = data["stamp_id"].as_str().unwrap();
-                    open.remove(stamp);
-                    let known = self.ledger.get_mut(stamp).unwrap();
-                    known.ordered &= known.sent.is_some();
-                    let sent = known.sent.get_or_insert_with(|| data.clone());
-                    assert_eq!(sent, data, "the retry of {stamp}");
-                }
-            }
+            // As a phone would: in about the order in which it emitted them.
+            own.sort_by_cached_key(|(stamp, _)| (stamp.len(), stamp.clone()));
+            settle(server, user, Kind::Raw(Eio::BOTH[owner % 2]), own)
+        });
+        let answers = futures::future::join_all(everybody).await;
+        for (stamp, data) in answers.into_iter().flatten() {
+            let known = self.ledger.get_mut(&stamp).unwrap();
+            known.ordered &= known.sent.is_some();
+            let sent = known.sent.get_or_insert_with(|| data.clone());
+            assert_eq!(*sent, data, "the retry of {stamp}");
         }
         self.check(server).await;
         assert_eq!(self.acknowledged(), self.emitted());
     }
+}
+
+/// Sends one person's stamps again until each is sent; what he is told of each.
+async fn settle(
+    server: &Server,
+    user: &User,
+    kind: Kind,
+    own: Vec<(String, i64)>,
+) -> Vec<(String, Value)> {
+    let mut client = Client::connect(kind, Transport::Websocket, server).await;
+    client.sign_in(user).await;
+    let mut told = Vec::new();
+    for some in own.chunks(100) {
+        let mut open: HashMap<&str, i64> = HashMap::new();
+        for (stamp, topic) in some {
+            open.insert(stamp, *topic);
+            emit(&client, *topic, stamp);
+        }
+        let deadline = Instant::now() + RECOVERY;
+        while !open.is_empty() {
+            let payload = client.expect(EVENT).await;
+            if payload["event_type"] == "fail" {
+                // Which says to do just this.
+                assert_eq!(payload["code"], "unavailable", "{payload}");
+                assert!(
+                    Instant::now() < deadline,
+                    "{} of {} open: {payload}",
+                    open.len(),
+                    some.len()
+                );
+                let stamp = payload["stamp_id"].as_str().unwrap();
+                emit(&client, open[stamp], stamp);
+                continue;
+            }
+            let data = &payload["data"];
+            let stamp = data["stamp_id"].as_str().unwrap();
+            // What others settle is heard of, too.
+            if data["owner"]["id"] == user.id && open.remove(stamp).is_some() {
+                told.push((stamp.to_owned(), data.clone()));
+            }
+        }
+    }
+    told
 }
 
 fn emit(client: &Client, topic: i64, stamp: &str) {
@@ -311,7 +335,12 @@ impl Person<'_> {
         if payload["event_type"] == "fail" {
             assert_eq!(payload["code"], "unavailable", "{payload}");
             let stamp = payload["stamp_id"].as_str().unwrap();
-            assert!(self.unanswered.remove(stamp), "{payload} was not asked for");
+            let known = &self.ledger.borrow()[stamp];
+            assert!(
+                self.unanswered.remove(stamp),
+                "{payload} was not asked for; told before: {:?}",
+                known.sent
+            );
             return;
         }
         let data = &payload["data"];

@@ -14,6 +14,7 @@ pub mod faults;
 pub mod migrations;
 mod revival;
 mod server;
+mod silence;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]

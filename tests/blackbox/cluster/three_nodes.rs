@@ -197,7 +197,7 @@ async fn missed(rounds: u32) {
         let fault = futures::future::join(turns, read(&server, &topics, &over));
         let ((), pages) = traffic.during(&server, fault).await;
         println!("{pages} pages were read");
-        assert!(pages > 20, "only {pages} pages were read");
+        assert!(pages > 10, "only {pages} pages were read");
         traffic.check(&server).await;
         traffic.settle_all(&server).await;
     }

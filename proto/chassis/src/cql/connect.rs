@@ -14,7 +14,7 @@ use scylla::{
         session_builder::SessionBuilder,
     },
     policies::{
-        load_balancing::DefaultPolicy,
+        load_balancing::{DefaultPolicy, DefaultPolicyBuilder},
         retry::{DefaultRetryPolicy, FallthroughRetryPolicy},
         speculative_execution::SimpleSpeculativeExecutionPolicy,
     },
@@ -22,7 +22,11 @@ use scylla::{
 use tokio::sync::Semaphore;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
-use super::{Cql, CqlError, CqlUrl, Inner, server, url::CqlTls};
+use super::{
+    Cql, CqlError, CqlUrl, Inner, server,
+    silence::{SilentLast, Unanswered},
+    url::CqlTls,
+};
 use crate::tls::{self, TlsError};
 
 const CONNECTING: Duration = Duration::from_secs(3);
@@ -55,16 +59,20 @@ impl Cql {
 
     /// Connects to a cluster that may not have the keyspace yet.
     pub(super) async fn connect_unchecked(url: &CqlUrl) -> Result<Self, CqlError> {
-        let conditionals = profile(url, None, true).into_handle();
-        let reads = profile(url, None, false).into_handle();
-        let writes = profile(url, None, false).into_handle();
+        let profiles = Profiles {
+            url,
+            unanswered: Arc::default(),
+        };
+        let conditionals = profiles.conditionals(None).into_handle();
+        let reads = profiles.reads(None).into_handle();
+        let writes = profiles.writes(None).into_handle();
         let session = session(url, &writes).await?;
         let dc = local_dc(&session, url)?;
         // Known only now, for the cluster tells which data centres it has.
         for (mut handle, made) in [
-            (conditionals.clone(), profile(url, Some(&dc), true)),
-            (writes.clone(), profile(url, Some(&dc), false)),
-            (reads.clone(), speculative(url, &dc)),
+            (conditionals.clone(), profiles.conditionals(Some(&dc))),
+            (writes.clone(), profiles.writes(Some(&dc))),
+            (reads.clone(), profiles.reads(Some(&dc))),
         ] {
             handle.map_to_another_profile(made);
         }
@@ -104,40 +112,56 @@ pub(super) async fn session(
     Ok(Box::pin(builder.build()).await?)
 }
 
-fn profile(url: &CqlUrl, dc: Option<&str>, conditional: bool) -> ExecutionProfile {
-    let builder = builder(url, dc, conditional);
-    if conditional {
-        builder
+/// How the statements of each kind are executed.
+struct Profiles<'a> {
+    url: &'a CqlUrl,
+    unanswered: Arc<Unanswered>,
+}
+
+impl Profiles<'_> {
+    fn conditionals(&self, dc: Option<&str>) -> ExecutionProfile {
+        // Consensus is quicker where all writers of a partition ask the same replica.
+        let nodes = nodes(dc).enable_shuffling_replicas(false);
+        self.builder(nodes, true)
             .retry_policy(Arc::new(FallthroughRetryPolicy))
             .build()
-    } else {
-        builder.retry_policy(Arc::new(DefaultRetryPolicy)).build()
+    }
+
+    fn writes(&self, dc: Option<&str>) -> ExecutionProfile {
+        self.builder(nodes(dc), true)
+            .retry_policy(Arc::new(DefaultRetryPolicy))
+            .build()
+    }
+
+    fn reads(&self, dc: Option<&str>) -> ExecutionProfile {
+        self.builder(nodes(dc), false)
+            .retry_policy(Arc::new(DefaultRetryPolicy))
+            .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
+                max_retry_count: 1,
+                retry_interval: SPECULATION,
+            })))
+            .build()
+    }
+
+    fn builder(&self, nodes: DefaultPolicyBuilder, silent_last: bool) -> ExecutionProfileBuilder {
+        ExecutionProfile::builder()
+            .consistency(self.url.consistency)
+            .serial_consistency(Some(self.url.serial_consistency))
+            .request_timeout(Some(self.url.timeout))
+            .load_balancing_policy(Arc::new(SilentLast {
+                policy: nodes.build(),
+                unanswered: Arc::clone(&self.unanswered),
+                reorders: silent_last,
+            }))
     }
 }
 
-fn speculative(url: &CqlUrl, dc: &str) -> ExecutionProfile {
-    builder(url, Some(dc), false)
-        .retry_policy(Arc::new(DefaultRetryPolicy))
-        .speculative_execution_policy(Some(Arc::new(SimpleSpeculativeExecutionPolicy {
-            max_retry_count: 1,
-            retry_interval: SPECULATION,
-        })))
-        .build()
-}
-
-fn builder(url: &CqlUrl, dc: Option<&str>, conditional: bool) -> ExecutionProfileBuilder {
-    let mut nodes = DefaultPolicy::builder()
-        .token_aware(true)
-        // Consensus is quicker where all writers of a partition ask the same replica.
-        .enable_shuffling_replicas(!conditional);
-    if let Some(dc) = dc {
-        nodes = nodes.prefer_datacenter(dc.to_owned());
+fn nodes(dc: Option<&str>) -> DefaultPolicyBuilder {
+    let nodes = DefaultPolicy::builder().token_aware(true);
+    match dc {
+        Some(dc) => nodes.prefer_datacenter(dc.to_owned()),
+        None => nodes,
     }
-    ExecutionProfile::builder()
-        .consistency(url.consistency)
-        .serial_consistency(Some(url.serial_consistency))
-        .request_timeout(Some(url.timeout))
-        .load_balancing_policy(nodes.build())
 }
 
 /// The data centre of the URL, or the only one there is.
