@@ -42,6 +42,9 @@ use flags::{Command, Flags};
 const GRPC_SHARE: f32 = 0.7;
 const SERVICE_SHARE: f32 = 0.95;
 
+/// How long the broker may take for the last events.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
+
 /// How long a migration waits for its database.
 const MIGRATION_WAIT: Duration = Duration::from_mins(2);
 
@@ -173,6 +176,7 @@ async fn start<S: Service>(
     };
     let admin = ports::serve_admin(admin, shown, &any_ended);
 
+    let broker = readiness.latch("the broker");
     let bus = bus::connect(&settings.bus).await?;
     if settings.bus.starts_with("memory:") {
         tracing::warn!(
@@ -194,6 +198,9 @@ async fn start<S: Service>(
         Ok((database, service))
     })
     .await?;
+    // At the start alone: that the broker is lost later makes nobody less ready.
+    bus::reached(bus.as_ref()).await;
+    drop(broker);
     later.is(service.server());
     let service = Part::start("the service", &any_ended, |stop| async move {
         service.run(stop).await;
@@ -206,6 +213,7 @@ async fn start<S: Service>(
         service,
         admin,
         database,
+        bus,
         readiness,
         any_ended,
     })
@@ -233,13 +241,15 @@ struct Serving {
     service: Part,
     admin: Part,
     database: Database,
+    bus: Arc<dyn Bus>,
     readiness: Readiness,
     any_ended: CancellationToken,
 }
 
 impl Serving {
     /// Serves until `end`, or until a part ends by itself. Then it is no longer ready,
-    /// takes no more calls, answers those under way, and closes its stores.
+    /// takes no more calls, answers those under way, hands its last events over, and
+    /// closes its stores.
     async fn until(self, end: impl Future<Output = ()>) -> Result<(), Error> {
         tokio::select! {
             () = end => {}
@@ -250,6 +260,8 @@ impl Serving {
         let by = |share| begun + self.window.mul_f32(share);
         let outcome = self.grpc.end(by(GRPC_SHARE)).await;
         let outcome = outcome.and(self.service.end(by(SERVICE_SHARE)).await);
+        // Who missed them while the broker is away finds out as ever.
+        let _ = self.bus.flush(LAST_EVENTS).await;
         let closed = timeout_at(by(1.0), self.database.close()).await;
         let outcome = outcome.and(closed.map_err(|_| Error::Late("the store")));
         outcome.and(self.admin.end(by(1.0)).await)
