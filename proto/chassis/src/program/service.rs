@@ -154,8 +154,8 @@ async fn serve<S: Service>(
         .await
 }
 
-/// Serves both ports at once, and the service as soon as its database is there: until
-/// then it is not ready, and tells callers so.
+/// Serves both ports at once, and the service as soon as its database and the broker
+/// are there: until then it is not ready, and tells callers so.
 async fn start<S: Service>(
     settings: Settings<S::Config>,
     grpc: TcpListener,
@@ -192,15 +192,18 @@ async fn start<S: Service>(
     let services = Services::new(settings.grpc.clone(), Some(secret)).with(later.clone());
     let grpc = ports::serve_grpc(grpc, services, readiness.clone(), grpc_end, &any_ended);
 
-    let (database, service) = reach(None, async || {
+    let reaching_database = reach(None, async || {
         let database = Database::open(&settings.store, folder.as_ref(), &[S::MIGRATIONS]).await?;
         let service = S::build(&settings.service, &database, Arc::clone(&bus)).await?;
         Ok((database, service))
-    })
-    .await?;
+    });
     // At the start alone: that the broker is lost later makes nobody less ready.
-    bus::reached(bus.as_ref()).await;
-    drop(broker);
+    let reaching_broker = async {
+        bus::reached(bus.as_ref()).await;
+        drop(broker);
+        Ok(())
+    };
+    let ((database, service), ()) = tokio::try_join!(reaching_database, reaching_broker)?;
     later.is(service.server());
     let service = Part::start("the service", &any_ended, |stop| async move {
         service.run(stop).await;

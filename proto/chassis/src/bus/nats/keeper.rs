@@ -148,6 +148,8 @@ impl Link {
             }
             self.look().await;
         }
+        // Of a connection that is lost later it would be no reason.
+        let _past = self.signs.take_error();
         self.number()
     }
 

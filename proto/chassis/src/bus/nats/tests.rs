@@ -125,8 +125,8 @@ fn event(text: &'static str) -> Received {
     Received::Event(Bytes::from_static(text.as_bytes()))
 }
 
-/// Publishes until it arrives at all of them; other events are passed over.
-async fn publish_until(bus: &Arc<dyn Bus>, subject: Subject, text: &'static str) {
+/// Publishes, and waits until the broker has it.
+async fn publish_and_flush(bus: &Arc<dyn Bus>, subject: Subject, text: &'static str) {
     bus.publish(subject, Bytes::from_static(text.as_bytes()));
     bus.flush(LIMIT).await.unwrap();
 }
@@ -144,8 +144,8 @@ async fn two_buses_of_one_prefix_meet_and_others_do_not() {
     for bus in [&stranger, &there] {
         reached(bus.as_ref()).await;
     }
-    publish_until(&stranger, topic(1), "stranger").await;
-    publish_until(&there, topic(1), "there").await;
+    publish_and_flush(&stranger, topic(1), "stranger").await;
+    publish_and_flush(&there, topic(1), "there").await;
     assert_eq!(next(&mut subscription).await, event("there"));
 }
 
@@ -180,7 +180,7 @@ async fn an_event_takes_the_trace_along() {
         .await
         .unwrap();
     // Its own answer to itself says that the server has the subscription.
-    publish_until(&bus, topic(6), "other").await;
+    publish_and_flush(&bus, topic(6), "other").await;
     listener
         .publish(format!("{prefix}.v1.topic.5"), "first".into())
         .await
@@ -287,9 +287,9 @@ async fn what_waits_for_the_broker_is_no_more_than_its_subscribers() {
     broker.restart().await;
     bus.flush(LIMIT).await.unwrap();
     assert_eq!(bus.door.outside(), 0);
-    for (number, subscription) in [1, 5_000, 10_000].into_iter().zip([0, 4_999, 9_999]) {
+    for (number, subscription) in (1..).zip(&mut kept).step_by(999) {
         bus.publish(topic(number), Bytes::from_static(b"here"));
-        assert_eq!(next(&mut kept[subscription]).await, event("here"));
+        assert_eq!(next(subscription).await, event("here"));
     }
 }
 

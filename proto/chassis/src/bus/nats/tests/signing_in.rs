@@ -46,6 +46,22 @@ async fn by_a_password_which_may_change() {
 }
 
 #[tokio::test]
+async fn by_a_password_that_allows_no_more_than_the_prefix() {
+    let subjects = "\"drivers.v1.>\"";
+    let broker = Broker::start(&format!(
+        "authorization {{ users: [ {{ user: u, password: p, permissions: {{ publish: {subjects}, subscribe: {subjects} }} }} ] }}"
+    ))
+    .await;
+    let file = write(&broker, "password", "p");
+    lets_in(&broker, &format!("user=u&password_file={file}")).await;
+    keeps_out(
+        &broker,
+        &format!("user=u&password_file={file}&prefix=other"),
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn by_a_token() {
     let broker = Broker::start("authorization { token: \"s3cret\" }").await;
     let file = write(&broker, "token", "s3cret\n");
