@@ -115,11 +115,9 @@ impl<S: Stream<Item = Message> + Unpin> Stream for Heard<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use bytes::Bytes;
     use futures::stream;
-    use tokio::time::sleep;
+    use tokio::task::yield_now;
 
     use super::*;
 
@@ -147,7 +145,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_finds_it_empty_in_between_has_lost_nothing() {
-        let later = stream::once(sleep(Duration::from_millis(1))).filter_map(async |()| None);
+        let later = stream::once(yield_now()).filter_map(async |()| None);
         let twice = stream::iter(messages(QUEUE - 1))
             .chain(later)
             .chain(stream::iter(messages(QUEUE - 1)));
