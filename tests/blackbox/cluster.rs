@@ -1,5 +1,6 @@
 //! Clusters of Cassandra that are killed and frozen under traffic.
 
+mod guarded;
 mod one_node;
 mod three_nodes;
 
@@ -16,7 +17,7 @@ const GOES_ON: Duration = Duration::from_secs(15);
 const FREEZE: Duration = Duration::from_secs(12);
 
 pub(crate) fn cases() -> Vec<Case> {
-    [one_node::cases(), three_nodes::cases()]
+    [guarded::cases(), one_node::cases(), three_nodes::cases()]
         .into_iter()
         .flatten()
         .collect()

@@ -16,6 +16,7 @@ mod cyrillic;
 mod hostile;
 mod kill;
 mod promises;
+mod replicas;
 mod standalone;
 mod storm;
 mod traffic;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         kill::cases(),
         hostile::cases(),
         storm::cases(),
+        replicas::cases(),
         cluster::cases(),
         standalone::cases(),
         standalone::start::cases(),

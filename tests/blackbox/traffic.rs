@@ -47,6 +47,8 @@ pub(crate) struct Traffic {
     users: Vec<User>,
     topics: Vec<i64>,
     ledger: HashMap<String, Known>,
+    /// Stamps that were sent again until all was known of them.
+    settled: HashSet<String>,
     rounds: usize,
 }
 
@@ -61,6 +63,7 @@ impl Traffic {
             users: Vec::new(),
             topics: Vec::new(),
             ledger: HashMap::new(),
+            settled: HashSet::new(),
             rounds: 0,
         }
     }
@@ -202,14 +205,17 @@ impl Traffic {
         );
     }
 
-    /// Sends every stamp again until it is answered with `sent`: what was acknowledged has the same
-    /// id and seq, what was not becomes known now. Then all of it is there, once.
+    /// Sends every stamp again, and one in twenty of those that were settled before, until it
+    /// is answered with `sent`: what was acknowledged has the same id and seq, what was not
+    /// becomes known now. Then all of it is there, once.
     pub(crate) async fn settle_all(&mut self, server: &Server) {
+        let (settled, random) = (&self.settled, &mut self.random);
+        let due: HashSet<&String> = (self.ledger.keys())
+            .filter(|stamp| !settled.contains(*stamp) || random.random_range(0..20) == 0)
+            .collect();
         let everybody = self.users.iter().enumerate().map(|(owner, user)| {
-            let mut own: Vec<_> = self
-                .ledger
-                .iter()
-                .filter(|(_, known)| known.owner == owner)
+            let mut own: Vec<_> = (self.ledger.iter())
+                .filter(|(stamp, known)| known.owner == owner && due.contains(stamp))
                 .map(|(stamp, known)| (stamp.clone(), known.topic))
                 .collect();
             // As a phone would: in about the order in which it emitted them.
@@ -222,6 +228,7 @@ impl Traffic {
             known.ordered &= known.sent.is_some();
             let sent = known.sent.get_or_insert_with(|| data.clone());
             assert_eq!(*sent, data, "the retry of {stamp}");
+            self.settled.insert(stamp);
         }
         self.check(server).await;
         assert_eq!(self.acknowledged(), self.emitted());

@@ -53,6 +53,7 @@ pub struct Cluster {
     folder: TempDir,
     address: String,
     nodes: u32,
+    yaml: String,
 }
 
 impl Cluster {
@@ -61,16 +62,34 @@ impl Cluster {
     /// # Panics
     /// A node does not.
     pub async fn start(nodes: u32) -> Self {
+        Self::start_with(nodes, "").await
+    }
+
+    /// The same with more lines of its configuration.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_with(nodes: u32, yaml: &str) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("drivers-cassandra-")
             .tempdir()
             .unwrap();
-        let address = start(folder.path(), nodes, None).await;
-        Self {
+        // Nobody tells a node what it missed: see above.
+        let yaml = format!("hinted_handoff_enabled: false\n{yaml}");
+        let mut cluster = Self {
             folder,
-            address,
+            address: String::new(),
             nodes,
-        }
+            yaml,
+        };
+        cluster.address = cluster.start_nodes(None).await;
+        cluster
+    }
+
+    /// `host:port` of its first node.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// The URL of a keyspace with a replica on each node.
@@ -99,7 +118,7 @@ impl Cluster {
     /// # Panics
     /// It does not.
     pub async fn restart(&self, node: u32) {
-        start(self.folder.path(), self.nodes, Some(node)).await;
+        self.start_nodes(Some(node)).await;
     }
 
     /// Lets every node go on or starts it again, whatever became of it.
@@ -110,7 +129,19 @@ impl Cluster {
         for node in 1..=self.nodes {
             self.thaw(node).await;
         }
-        start(self.folder.path(), self.nodes, None).await;
+        self.start_nodes(None).await;
+    }
+
+    /// Starts those that do not run, or one; the address of the first.
+    async fn start_nodes(&self, only: Option<u32>) -> String {
+        let mut command = script("start");
+        command
+            .args(["--with-parent", &std::process::id().to_string()])
+            .arg(self.folder.path())
+            .arg(self.nodes.to_string())
+            .args(only.map(|node| node.to_string()))
+            .env("CASSANDRA_YAML", &self.yaml);
+        run(command).await.trim().to_owned()
     }
 
     async fn signal(&self, node: u32, signal: &str) {
@@ -128,17 +159,6 @@ impl Drop for Cluster {
             .args(["all", "KILL"])
             .status();
     }
-}
-
-async fn start(folder: &Path, nodes: u32, only: Option<u32>) -> String {
-    let mut command = script("start");
-    command
-        .args(["--with-parent", &std::process::id().to_string()])
-        .arg(folder)
-        .arg(nodes.to_string())
-        .args(only.map(|node| node.to_string()))
-        .env("CASSANDRA_YAML", "hinted_handoff_enabled: false");
-    run(command).await.trim().to_owned()
 }
 
 fn script(name: &str) -> Command {

@@ -1,5 +1,5 @@
-//! What messages of a batch turn out to be in the log already: each segment and each
-//! entry is read once for the batch.
+//! What messages turn out to be in the log already: each segment and each entry is read
+//! once for as long as a writer has something to write.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,9 +16,11 @@ use crate::{
     store::StoreError,
 };
 
-/// Full segments whose stamps a batch keeps once they are read: what comes again at once
+/// Full segments whose stamps are kept once they are read: what comes again at once
 /// was sent at about the same time.
 const SEGMENTS: usize = 8;
+/// Entries that are kept: those of two full batches.
+const ENTRIES: usize = 512;
 
 /// Slots this far apart are read together with those in between: a row more costs less
 /// than a request more.
@@ -27,7 +29,8 @@ const GAP: u32 = 16;
 const LONGEST: u32 = 256;
 const AT_A_TIME: usize = 4;
 
-/// What was read for a batch: the stamps of full segments, and entries by their stamps.
+/// What was read of a topic: the stamps of full segments, and entries by their stamps. None
+/// of it ever changes.
 #[derive(Default)]
 pub(super) struct LookedUp {
     segments: VecDeque<(SegmentId, CurrentStamps)>,
@@ -80,6 +83,9 @@ impl LookedUp {
             .buffered(AT_A_TIME)
             .try_collect()
             .await?;
+        if self.entries.len() + places.len() > ENTRIES {
+            self.entries.clear();
+        }
         for placed in pages.into_iter().flatten() {
             let stamp = (placed.entry.owner, placed.entry.stamp.clone());
             self.entries.insert(stamp, placed);

@@ -12,7 +12,7 @@ use std::{
 use chassis::{call::ActingUser, id::TopicId};
 use tokio::{sync::oneshot, time::timeout_at};
 
-use super::{Outgoing, Sent, Shared, knowledge::Knowledge, writer::write};
+use super::{Outgoing, Sent, Shared, knowledge::Knowledge, lookup::LookedUp, writer::write};
 use crate::{
     entry::{Content, Stamp},
     error::Error,
@@ -160,6 +160,7 @@ impl TopicLog {
                 topic: Arc::clone(self),
                 shared: Arc::clone(shared),
                 knowledge,
+                looked_up: LookedUp::default(),
             };
             shared.appends.spawn(turn.run());
         }
@@ -201,14 +202,24 @@ struct Turn {
     topic: Arc<TopicLog>,
     shared: Arc<Shared>,
     knowledge: Option<Knowledge>,
+    /// Kept from batch to batch: where a store is so slow that callers give up before
+    /// their retries are looked up, the next time finds them here.
+    looked_up: LookedUp,
 }
 
 impl Turn {
     async fn run(mut self) {
         while let Some(batch) = self.next_batch() {
             metrics::histogram!("drivers_message_batch_entries").record(batch.len() as f64);
-            self.knowledge =
-                write(&self.shared, self.topic.topic, self.knowledge.take(), batch).await;
+            let knowledge = self.knowledge.take();
+            let written = write(
+                &self.shared,
+                self.topic.topic,
+                knowledge,
+                &mut self.looked_up,
+                batch,
+            );
+            self.knowledge = written.await;
         }
     }
 

@@ -117,6 +117,27 @@ fn retries_of_a_batch_read_stamps_and_entries_once() {
 }
 
 #[test]
+fn retries_are_answered_however_much_slower_a_store_is_than_their_callers_patience() {
+    run(async {
+        let house = House::new(64);
+        let log = house.log();
+        let call: Vec<_> = (0..200).map(|n| message(1, &n.to_string(), "x")).collect();
+        log.send(topic(), call.clone(), soon()).await;
+        house.store.read_ms.store(700, Relaxed);
+        let mut tries = 0;
+        let again = loop {
+            tries += 1;
+            assert!(tries <= 10, "no try is answered");
+            let sending = log.send(topic(), call.clone(), soon());
+            if let Ok(again) = tokio::time::timeout(Duration::from_secs(1), sending).await {
+                break again;
+            }
+        };
+        assert!(again.iter().all(|sent| sent.as_ref().unwrap().duplicate));
+    });
+}
+
+#[test]
 fn who_has_gone_does_not_stand_in_front_of_his_own_retry() {
     run(async {
         let house = House::new(1_024);

@@ -30,6 +30,7 @@ pub(super) async fn write(
     shared: &Arc<Shared>,
     topic: TopicId,
     knowledge: Option<Knowledge>,
+    looked_up: &mut LookedUp,
     mut batch: VecDeque<Waiting>,
 ) -> Option<Knowledge> {
     let found = if knowledge.is_some() { "hit" } else { "miss" };
@@ -41,7 +42,10 @@ pub(super) async fn write(
             Err(error) => return give_up(topic, batch, &error),
         },
     };
-    let mut asked = Asked::default();
+    let mut asked = Asked {
+        admitted: HashMap::new(),
+        looked_up,
+    };
     while !batch.is_empty() {
         if let Err(error) = write_run(shared, &mut knowledge, &mut asked, &mut batch).await {
             return give_up(topic, batch, &error);
@@ -51,10 +55,9 @@ pub(super) async fn write(
 }
 
 /// What was asked for a batch, and holds for all of it.
-#[derive(Default)]
-struct Asked {
+struct Asked<'a> {
     admitted: HashMap<UserId, Result<(), Error>>,
-    looked_up: LookedUp,
+    looked_up: &'a mut LookedUp,
 }
 
 /// Answers a batch of which nothing more can be done.
@@ -78,7 +81,7 @@ fn give_up(topic: TopicId, batch: VecDeque<Waiting>, error: &StoreError) -> Opti
 async fn write_run(
     shared: &Arc<Shared>,
     knowledge: &mut Knowledge,
-    asked: &mut Asked,
+    asked: &mut Asked<'_>,
     batch: &mut VecDeque<Waiting>,
 ) -> Result<(), StoreError> {
     if knowledge.is_full() {
@@ -206,16 +209,13 @@ enum Verdict {
 async fn judge(
     shared: &Shared,
     knowledge: &Knowledge,
-    asked: &mut Asked,
+    asked: &mut Asked<'_>,
     waiting: &Waiting,
     batch: &VecDeque<Waiting>,
 ) -> Result<Verdict, StoreError> {
     let owner = waiting.owner.id;
     let stamps = batch.iter().map(|one| (one.owner.id, &one.stamp));
-    if let Some(placed) = (knowledge
-        .stamped(shared, &mut asked.looked_up, stamps)
-        .await)?
-    {
+    if let Some(placed) = (knowledge.stamped(shared, asked.looked_up, stamps).await)? {
         let Kind::Message(content) = &placed.entry.kind;
         return Ok(if *content != waiting.content {
             Verdict::Answer(Err(Error::StampReused))

@@ -41,6 +41,8 @@ pub(crate) struct Memory {
     pub(crate) appends: AtomicUsize,
     pub(crate) entry_reads: AtomicUsize,
     pub(crate) stamp_reads: AtomicUsize,
+    /// Milliseconds that a read takes.
+    pub(crate) read_ms: AtomicUsize,
     /// An append of more entries than this is refused, as one that is too large.
     pub(crate) refused_above: AtomicUsize,
     /// An append of more entries than this never gets an answer, and is not applied.
@@ -200,6 +202,7 @@ impl LogStore for Memory {
 
     async fn read(&self, segment: &Segment, slots: Range<u32>) -> Result<Vec<Entry>, StoreError> {
         self.entry_reads.fetch_add(1, Relaxed);
+        tokio::time::sleep(Duration::from_millis(self.read_ms.load(Relaxed) as u64)).await;
         tokio::task::yield_now().await;
         let state = self.state();
         let rows = &state.rows[&segment.id];
