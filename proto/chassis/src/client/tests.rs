@@ -15,6 +15,7 @@ use super::*;
 use crate::{health::Readiness, server::ServerConfig, shutdown::Shutdown};
 
 mod replicas;
+mod stand;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
