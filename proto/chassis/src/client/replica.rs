@@ -73,6 +73,8 @@ struct Line {
     in_flight: AtomicUsize,
     answers: AtomicU64,
     down: AtomicBool,
+    /// That it is down was logged.
+    told: AtomicBool,
     /// A call went wrong.
     trouble: Notify,
     /// Told when a replica is left: another may stand in its place.
@@ -127,6 +129,7 @@ impl Replica {
             in_flight: AtomicUsize::new(0),
             answers: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             trouble: Notify::new(),
             left,
             gauges,
@@ -248,29 +251,39 @@ impl Line {
     fn is_well(&self) {
         if self.down.load(Ordering::Relaxed) && self.down.swap(false, Ordering::Relaxed) {
             self.gauges.healthy.increment(1);
-            tracing::info!(
-                service = self.gauges.service,
-                replica = self.name,
-                "a replica is back"
-            );
+            if self.told.swap(false, Ordering::Relaxed) {
+                tracing::info!(
+                    service = self.gauges.service,
+                    replica = self.name,
+                    "a replica is back"
+                );
+            }
         }
     }
 
     fn is_not_well(&self, why: &'static str) {
-        if self.down.swap(true, Ordering::Relaxed) {
-            return;
+        if !self.down.swap(true, Ordering::Relaxed) {
+            let service = self.gauges.service;
+            self.gauges.healthy.decrement(1);
+            metrics::counter!("drivers_grpc_client_replicas_left_total", "service" => service, "why" => why)
+                .increment(1);
+            self.left.notify_one();
         }
-        let service = self.gauges.service;
-        self.gauges.healthy.decrement(1);
-        metrics::counter!("drivers_grpc_client_replicas_left_total", "service" => service, "why" => why)
-            .increment(1);
-        tracing::warn!(
-            service,
-            why,
-            replica = self.name,
-            "a replica is left until it answers"
-        );
-        self.left.notify_one();
+    }
+
+    /// The same, found by asking: one that was only slow for a call is back at once, and
+    /// not worth a line.
+    fn is_found_down(&self, why: &'static str) {
+        self.is_not_well(why);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            let service = self.gauges.service;
+            tracing::warn!(
+                service,
+                why,
+                replica = self.name,
+                "a replica is left until it answers"
+            );
+        }
     }
 
     async fn health(&self, connection: &Connection) -> Health {
@@ -319,9 +332,9 @@ async fn watch(line: Arc<Line>) {
                     line.is_well();
                     break;
                 }
-                Health::NotServing => line.is_not_well("not_serving"),
+                Health::NotServing => line.is_found_down("not_serving"),
                 Health::Silent => {
-                    line.is_not_well("silent");
+                    line.is_found_down("silent");
                     line.connect_again(connection.number);
                 }
             }
