@@ -1,13 +1,13 @@
 //! The gateway as a program of its own.
 
 use std::{
-    convert::Infallible, future::pending, path::PathBuf, pin::pin, process::ExitCode,
+    convert::Infallible, future::pending, path::PathBuf, pin::pin, process::ExitCode, sync::Arc,
     time::Duration,
 };
 
 use chassis::{
     admin::Admin,
-    bus,
+    bus::{self, Bus},
     client::{Channel, Credentials, Peers},
     config::{environment, load},
     health::{Latch, Readiness},
@@ -106,7 +106,7 @@ async fn start(
     let readiness = Readiness::new();
     let any_ended = CancellationToken::new();
     let waits = Waits {
-        bus: readiness.latch("the bus"),
+        broker: readiness.latch("the broker"),
         user: readiness.latch(USER.0),
         message: readiness.latch(MESSAGE.0),
         presence: readiness.latch(PRESENCE.0),
@@ -136,9 +136,17 @@ async fn start(
             "no events of the services come in over `memory:`, the bus within a process: others' messages are seen when they are asked for"
         );
     }
-    let edge = Edge::new(settings.gateway, settings.hub, called, bus, tls, window);
+    let edge = Edge::new(
+        settings.gateway,
+        settings.hub,
+        called,
+        Arc::clone(&bus),
+        tls,
+        window,
+    );
     Ok(Serving {
         window,
+        bus,
         edge: edge.serve(phones, &any_ended),
         admin,
         readiness,
@@ -150,7 +158,7 @@ async fn start(
 
 /// What keeps it from being ready.
 struct Waits {
-    bus: Latch,
+    broker: Latch,
     user: Latch,
     message: Latch,
     presence: Latch,
@@ -159,6 +167,7 @@ struct Waits {
 /// The gateway, serving.
 struct Serving {
     window: Duration,
+    bus: Arc<dyn Bus>,
     edge: edge::Serving,
     admin: Part,
     readiness: Readiness,
@@ -168,11 +177,11 @@ struct Serving {
 }
 
 impl Serving {
-    /// Is ready once each of the services has answered once, and serves until `end`, or
+    /// Is ready once the broker is there and each of the services has answered, and serves until `end`, or
     /// until a part ends by itself. Then it is no longer ready, takes no more phones, and
     /// sends those that are here to others.
     async fn until(self, banner: Banner, end: CancellationToken) -> Result<(), Error> {
-        let mut ready = pin!(be_ready(self.waits, self.channels, banner));
+        let mut ready = pin!(be_ready(self.waits, self.bus, self.channels, banner));
         tokio::select! {
             () = end.cancelled() => {}
             () = self.any_ended.cancelled() => {}
@@ -186,15 +195,23 @@ impl Serving {
 }
 
 /// Lets go of each latch as what it stands for is there.
-async fn be_ready(waits: Waits, channels: [Channel; 3], banner: Banner) -> Infallible {
+async fn be_ready(
+    waits: Waits,
+    bus: Arc<dyn Bus>,
+    channels: [Channel; 3],
+    banner: Banner,
+) -> Infallible {
     let [user, message, presence] = channels;
-    // The bus is connected when the program has come so far.
-    drop(waits.bus);
+    let broker = async {
+        bus::reached(bus.as_ref()).await;
+        drop(waits.broker);
+    };
     let there = async |channel: Channel, service, latch| {
         channel.until_serving(service).await;
         drop(latch);
     };
     tokio::join!(
+        broker,
         there(user, USER.1, waits.user),
         there(message, MESSAGE.1, waits.message),
         there(presence, PRESENCE.1, waits.presence),

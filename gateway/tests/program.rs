@@ -140,13 +140,15 @@ fn ends(running: Running) {
 #[test]
 fn alone_it_lives_and_says_what_it_waits_for() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut running, phones, admin) = start(command(folder.path(), free_port()));
+    let mut alone = command(folder.path(), free_port());
+    alone.args(["--bus", &format!("nats://{}", free_port())]);
+    let (mut running, phones, admin) = start(alone);
     running.logged("a service is away; it is asked until it is there");
     assert!(get(admin, "/livez").starts_with("HTTP/1.1 200"));
     let ready = get(admin, "/readyz");
     assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
     assert!(
-        ready.ends_with("waiting for: user-svc, message-svc, presence-svc\n"),
+        ready.ends_with("waiting for: the broker, user-svc, message-svc, presence-svc\n"),
         "{ready}"
     );
     let answer = http(phones, "POST /sign_up", SIGN_UP);
@@ -203,7 +205,11 @@ fn a_wrong_configuration_is_one_sentence_that_names_the_key() {
     for (flag, value, words) in [
         ("--listen", "here", ["`listen`", "an IP address and a port"]),
         ("--user-svc", "user-svc", ["`user_svc`", "http://host:port"]),
-        ("--bus", "redis://there", ["`bus`", "`memory:` is expected"]),
+        (
+            "--bus",
+            "redis://there",
+            ["`bus`", "`memory:` or `nats://host`"],
+        ),
         ("--log", "xml", ["`log`", "json, text"]),
     ] {
         let mut wrong = command(folder.path(), free_port());

@@ -39,7 +39,8 @@ pub(super) struct Flags {
     /// Health and metrics [default: 127.0.0.1:8082] [key: admin_listen]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
-    /// Where events come from [default: memory:] [key: bus]
+    /// Where events come from: nats://HOST,…?KEY=VALUE&…, or memory:, over which none
+    /// come in [default: memory:] [key: bus]
     #[arg(long, value_name = "URL")]
     bus: Option<String>,
     /// Where the user service is; has to be set [key: user_svc]
@@ -195,7 +196,7 @@ mod tests {
             ("USER_SVC", "user-svc:8081", "http://host:port"),
             ("MESSAGE_SVC", "dns://message-svc:8081", "dns:///name:port"),
             ("LISTEN", "8080", "an IP address and a port"),
-            ("BUS", "redis://there", "`memory:` is expected"),
+            ("BUS", "redis://there", "`memory:` or `nats://host`"),
             ("DRAIN_WINDOW_MS", "2999", "an integer of at least 3000"),
             ("STORE", "file:data", "there is no such key"),
         ] {

@@ -33,7 +33,7 @@ pub struct Settings {
     /// Health and metrics.
     #[serde(deserialize_with = "address")]
     pub admin_listen: SocketAddr,
-    /// The bus; `memory:` is the only one so far.
+    /// The bus: `nats://…`, or `memory:`, over which no events of the services come in.
     #[serde(deserialize_with = "bus")]
     pub bus: String,
     /// Where the user service is; has to be set.
