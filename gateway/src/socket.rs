@@ -6,6 +6,7 @@
 //! never runs the disconnect handlers on close, and closes a client that sends
 //! its first event right behind CONNECT. One level below, none of this is so.
 
+mod affinity;
 mod ending;
 mod payload;
 pub(crate) mod requests;

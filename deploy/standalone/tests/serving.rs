@@ -16,9 +16,16 @@ use std::{
 };
 
 use chassis::{
-    bus::nats, cql::testing::fresh_keyspace, database::StoreUrl, program::Error, telemetry::Metrics,
+    bus::{self, nats},
+    client::Channel,
+    cql::testing::fresh_keyspace,
+    database::StoreUrl,
+    program::Error,
+    secret_file,
+    telemetry::Metrics,
 };
 use futures::{SinkExt as _, StreamExt as _};
+use gateway::{edge::Edge, hub};
 use serde_json::{Value, json};
 use standalone::{
     app::{Addresses, App, Listeners},
@@ -26,7 +33,7 @@ use standalone::{
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::JoinHandle,
     time::timeout,
 };
@@ -232,6 +239,35 @@ async fn what_was_emitted_before_the_end_is_answered_over_sockets_too() {
     phone.emit("message_events", &last).await;
     let sent = phone.event("message_events").await;
     assert_eq!(sent["data"]["seq"], answered + 1);
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_gateway_serves_from_the_same_services() {
+    let data = tempfile::tempdir().unwrap();
+    let house = House::open(data.path(), |_| {}).await.unwrap();
+    let secret = secret_file::read_or_make(&data.path().join("secret")).unwrap();
+    let channel = Channel::connect(&format!("http://{}", house.at.grpc), secret).unwrap();
+    let called = hub::Services::new(channel.clone(), channel.clone(), channel);
+    // Nothing that happens in the house is told here, unless it is asked for.
+    let bus = bus::connect("memory:").await.unwrap();
+    let (config, hub) = Default::default();
+    let edge = Edge::new(config, hub, called, bus, None, Duration::from_secs(3));
+    let phones = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = phones.local_addr().unwrap();
+    let edge = edge.serve(phones, &CancellationToken::new());
+
+    let mut here = Phone::sign_in(house.at.phones, &sign_up(other, 1).await).await;
+    let mut there = Phone::sign_in(other, &sign_up(house.at.phones, 2).await).await;
+    for number in 1..=3 {
+        let message = json!({"topic_id": 1, "body": format!("{number}")});
+        there.emit("message_events", &message).await;
+        let sent = there.event("message_events").await;
+        assert_eq!(sent["data"]["seq"], number, "{sent}");
+        assert_eq!(here.event("message_events").await, sent);
+    }
+    edge.end(tokio::time::Instant::now()).await.unwrap();
+    while there.next().await.is_some() {}
     house.close().await;
 }
 

@@ -19,7 +19,7 @@ use crate::{
     frame::Generation,
     outbox::EndReason,
     socket::{
-        MAX_FRAME, Peer, Sockets,
+        MAX_FRAME, Peer, Sockets, affinity,
         payload::{Packets, messages},
         wire,
     },
@@ -82,7 +82,11 @@ impl Requests {
             if !self.sockets.has_room() {
                 return Err(Refusal::Full);
             }
-            return Ok(self.engine(request, Packets::whole(Bytes::new())).await);
+            let response = self.engine(request, Packets::whole(Bytes::new())).await;
+            return Ok(match transport {
+                TransportType::Polling => affinity::with_cookie(response).await,
+                TransportType::Websocket => response,
+            });
         };
         let peer = sid
             .parse()

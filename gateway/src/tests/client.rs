@@ -175,10 +175,14 @@ impl Polling {
         let answer = http(rig.address, "GET", &target, "", b"").await;
         let open = answer.body.split_once("0{").unwrap().1;
         let open: Value = serde_json::from_str(&format!("{{{open}")).unwrap();
+        let sid = open["sid"].as_str().unwrap().to_owned();
+        // For load balancers; the head is in lower case here.
+        let cookie = format!("set-cookie: io={}; path=/socket.io/", sid.to_lowercase());
+        assert!(answer.head.contains(&cookie), "{}", answer.head);
         Self {
             address: rig.address,
             generation,
-            sid: open["sid"].as_str().unwrap().to_owned(),
+            sid,
             got: std::collections::VecDeque::new(),
         }
     }
