@@ -7,6 +7,8 @@
 
 mod knowledge;
 mod pages;
+#[cfg(feature = "sabotage")]
+pub(crate) mod sabotage;
 mod settle;
 mod topic;
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl Addresses {
 
 /// A free port below the range that the system gives to outgoing connections,
 /// so that no connection of a test takes it before the server does.
-fn free_port() -> SocketAddr {
+pub(crate) fn free_port() -> SocketAddr {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -100,6 +100,8 @@ impl Audience {
             });
         } else {
             let from = since;
+            #[cfg(feature = "sabotage")]
+            let from = super::sabotage::later(from);
             self.listeners.insert(id, Listener { session, from });
         }
     }
@@ -123,6 +125,8 @@ impl Audience {
         self.listeners.retain(|_, listener| {
             if seq > listener.from {
                 listener.session.outbox.push(frame);
+                #[cfg(feature = "sabotage")]
+                super::sabotage::told(&listener.session.outbox, frame);
             }
             !listener.session.outbox.is_ended()
         });

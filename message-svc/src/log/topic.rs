@@ -72,6 +72,13 @@ impl Waiting {
         let _gone = self.answer.send(result);
     }
 
+    /// Answers early, and once more later, in vain.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn answer_early(&mut self, sent: Sent) {
+        let answer = std::mem::replace(&mut self.answer, oneshot::channel().0);
+        let _gone = answer.send(Ok(sent));
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
@@ -182,6 +189,8 @@ impl TopicLog {
             .waiting
             .split_off(count.max(1).min(queue.waiting.len()));
         let mut batch = std::mem::replace(&mut queue.waiting, rest);
+        #[cfg(feature = "sabotage")]
+        super::sabotage::turned_round(&mut batch);
         batch.retain(|waiting| waiting.claim.take());
         batch
     }

@@ -11,6 +11,8 @@ use chassis::{
     id::{TopicId, UserId},
 };
 
+#[cfg(feature = "sabotage")]
+use super::sabotage;
 use super::{
     Sent, Shared,
     knowledge::{Knowledge, LookedUp},
@@ -61,6 +63,11 @@ fn give_up(topic: TopicId, batch: VecDeque<Waiting>, error: &StoreError) -> Opti
     tracing::warn!(%topic, messages = batch.len(), %error, "messages could not be appended");
     for waiting in batch {
         let answer = if waiting.tried {
+            #[cfg(feature = "sabotage")]
+            if chassis::sabotage::is("unknown_is_refused") {
+                waiting.answer(Err(Error::TopicClosed));
+                continue;
+            }
             Error::OutcomeUnknown
         } else {
             Error::NotStored("the store is unavailable")
@@ -111,6 +118,8 @@ async fn write_run(
     if entries.is_empty() {
         return Ok(());
     }
+    #[cfg(feature = "sabotage")]
+    sabotage::before_the_append(shared, knowledge, &entries, &mut waiting);
     let settled = settle(
         shared.store.as_ref(),
         &knowledge.segment,
@@ -187,6 +196,8 @@ impl Run {
 
     fn push(&mut self, waiting: Waiting) {
         let entry = entry(&waiting, self.sent_at_ms);
+        #[cfg(feature = "sabotage")]
+        let entry = sabotage::back_in_time(entry);
         self.bytes_left = self.bytes_left.saturating_sub(entry.weight());
         self.entries.push(entry);
         self.waiting.push_back(waiting);
@@ -212,6 +223,8 @@ async fn judge(
         .stamped(shared, &mut asked.looked_up, owner, &waiting.stamp)
         .await)?
     {
+        #[cfg(feature = "sabotage")]
+        let placed = sabotage::afresh(placed);
         let Kind::Message(content) = &placed.entry.kind;
         return Ok(if *content != waiting.content {
             Verdict::Answer(Err(Error::StampReused))
