@@ -12,6 +12,12 @@ pub(super) fn check(facts: &Facts<'_>, findings: &mut Findings) {
         };
         let mut streams = Streams::default();
         for event in &connection.events {
+            if let What::Emitted { topic, stamp } = &event.what {
+                streams.will_be_emitted(*topic, stamp);
+            }
+        }
+        streams.find_crossing(facts, connection.user);
+        for event in &connection.events {
             match &event.what {
                 What::Emitted { topic, stamp } => streams.emitted(*topic, stamp),
                 What::Shown(message) => {
@@ -56,12 +62,32 @@ struct Stream<'a> {
 /// A message that a connection emitted itself.
 #[derive(Default)]
 struct Own {
+    /// How often, in all.
+    emits: usize,
+    /// How often until now.
     emitted: u32,
+    /// Whether it was emitted elsewhere, too, so that it may be delivered while it is on
+    /// its way from here.
+    may_cross: bool,
     /// How often it was shown since.
     shown: u32,
 }
 
 impl<'a> Streams<'a> {
+    fn will_be_emitted(&mut self, topic: i64, stamp: &'a str) {
+        let stream = self.0.entry(topic).or_default();
+        stream.own.entry(stamp).or_default().emits += 1;
+    }
+
+    fn find_crossing(&mut self, facts: &Facts<'_>, user: i64) {
+        for (topic, stream) in &mut self.0 {
+            for (stamp, own) in &mut stream.own {
+                let everywhere = facts.emitted.get(&(user, *topic, *stamp));
+                own.may_cross = everywhere.is_some_and(|emits| *emits > own.emits);
+            }
+        }
+    }
+
     fn emitted(&mut self, topic: i64, stamp: &'a str) {
         let stream = self.0.entry(topic).or_default();
         stream.own.entry(stamp).or_default().emitted += 1;
@@ -79,10 +105,13 @@ impl<'a> Streams<'a> {
         stream.first.entry(message.seq).or_insert(at);
         // Each emit of a message has one answer, which may be no delivery.
         let mut is_answer = false;
-        if is_own && let Some(own) = stream.own.get_mut(message.stamp.as_str()) {
+        if is_own
+            && let Some(own) = stream.own.get_mut(message.stamp.as_str())
+            && own.emitted > 0
+        {
             is_answer = true;
             own.shown += 1;
-            if own.shown > own.emitted {
+            if own.shown > own.emitted + u32::from(own.may_cross) {
                 return Err(Kind::Doubled);
             }
         }

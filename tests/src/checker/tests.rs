@@ -226,6 +226,14 @@ fn an_entry_is_shown_once_to_a_listener() {
     assert_eq!(story.kinds(), []);
     story.of(ANN).shown(4_020, &message(1, 2_000));
     assert_eq!(story.kinds(), [Kind::Doubled]);
+
+    // Where he emits it elsewhere, too, its delivery may cross an emit.
+    let mut other = story.client(ANN);
+    other.0.signed_in = Some(START + 3_900);
+    other.emits(3_980, "s1").shown(3_990, &message(1, 2_000));
+    assert_eq!(story.kinds(), []);
+    story.of(ANN).shown(4_030, &message(1, 2_000));
+    assert_eq!(story.kinds(), [Kind::Doubled]);
 }
 
 #[test]

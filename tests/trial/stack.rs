@@ -1,0 +1,45 @@
+//! What a trial runs against, and what of it can be broken.
+
+pub(crate) mod standalone;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tests::api::Api;
+use tests::cassandra::Cluster;
+use tests::part::Part;
+use tests::proxy::Proxy;
+
+/// A running system.
+pub(crate) struct Stack {
+    /// Where phones reach each gateway: at a proxy.
+    pub(crate) doors: Vec<SocketAddr>,
+    /// Ways to call the services; each answers for all.
+    pub(crate) apis: Vec<Api>,
+    /// What can be broken.
+    pub(crate) weak: Vec<Weak>,
+    /// Kept as long as it runs.
+    _folder: tempfile::TempDir,
+}
+
+/// Something that can be broken.
+#[derive(Clone)]
+pub(crate) struct Weak {
+    /// What sort of thing it is: figures are by it.
+    pub(crate) sort: &'static str,
+    /// Which one.
+    pub(crate) name: String,
+    pub(crate) thing: Thing,
+    /// The gateways whose listeners need not hear in time while it is broken.
+    pub(crate) deafens: Vec<usize>,
+    /// The gateways whose sockets end with it.
+    pub(crate) cuts: Vec<usize>,
+}
+
+#[derive(Clone)]
+pub(crate) enum Thing {
+    Program(Arc<Part>),
+    Link(Arc<Proxy>),
+    #[allow(dead_code, reason = "the mesh has them")]
+    Node(Arc<Cluster>, u32),
+}
