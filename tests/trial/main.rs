@@ -26,7 +26,7 @@ use libtest_mimic::{Arguments, Failed};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a trial is waiting.
-    arguments.test_threads.get_or_insert(4);
+    arguments.test_threads.get_or_insert(3);
     libtest_mimic::run(&arguments, planted::cases()).exit_code()
 }
 

@@ -47,7 +47,7 @@ impl Phone {
             person: Arc::clone(person),
             random: StdRng::seed_from_u64(seed),
             stays,
-            says: person.role.talks().then_some(100..700),
+            says: person.role.talks().then_some(400..2_400),
         }
     }
 

@@ -9,7 +9,7 @@ use libtest_mimic::Failed;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tests::checker::{Findings, Limits, check};
-use tests::history::{History, Message, Recorder, now};
+use tests::history::{Fault, History, Message, Moment, Recorder, now};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -51,6 +51,7 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
             tasks.push(tokio::spawn(phone.run()));
         }
     }
+    tasks.push(tokio::spawn(stalls(Arc::clone(&cast))));
     let send =
         |topics, every, seed| tokio::spawn(services::send(Arc::clone(&cast), topics, every, seed));
     tasks.push(send(cast.lively.clone(), 200..800, random.random()));
@@ -87,6 +88,34 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
     }
     let findings = check(&history, &Limits::default());
     (history, findings)
+}
+
+/// How often it is looked whether the machine goes on, and what counts as standing still.
+const TICK: Duration = Duration::from_millis(100);
+const STALL: Moment = 600;
+
+/// Where this process itself gets no time, nobody can hear anything: that is written down
+/// as a fault of everything.
+async fn stalls(cast: Arc<Cast>) {
+    let mut last = now();
+    while cast.phase() < Phase::Over {
+        sleep(TICK).await;
+        let at = now();
+        if at - last > STALL {
+            let gateways: Vec<usize> = (0..cast.doors.len()).collect();
+            let fault = Fault {
+                kind: "stall of the machine".into(),
+                target: "everything".into(),
+                began: last,
+                ended: at,
+                deafens: gateways,
+                cuts: Vec::new(),
+            };
+            println!("the machine stood still for {} ms", at - last);
+            cast.recorder.add(|history| history.faults.push(fault));
+        }
+        last = at;
+    }
 }
 
 /// Says what is wrong, and keeps the history for whoever looks into it.

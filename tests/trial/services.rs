@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use sha2::Digest;
 use tests::api::{Api, acting_for};
-use tests::history::{Call, Membership, Message, Revocation, body_of, now};
+use tests::history::{Call, Membership, Message, Moment, Revocation, body_of, now};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
@@ -116,50 +116,65 @@ async fn try_send(
     }
 }
 
-/// Lets wanderers come and go.
+/// Lets wanderers come and go, and stay away for long enough to show it.
 pub(crate) async fn lead(cast: Arc<Cast>, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut inside = std::collections::HashSet::new();
     let wanderers = (cast.people.iter()).filter(|person| person.role == Role::Wanderer);
-    let wanderers: Vec<i64> = wanderers.map(|person| person.id).collect();
-    let topics = cast.topics();
+    let topics: Vec<i64> = (cast.lively.iter().chain(cast.quiet.first()))
+        .copied()
+        .collect();
+    // Who goes where next, when, and whether he joins.
+    let mut next: Vec<(Moment, i64, i64, bool)> = wanderers
+        .flat_map(|person| topics.iter().map(|topic| (person.id, *topic)))
+        .map(|(user, topic)| (now() + random.random_range(0..2_000), user, topic, true))
+        .collect();
     while cast.phase() == Phase::Talk {
-        let (Some(user), Some(topic)) = (wanderers.choose(&mut random), topics.choose(&mut random))
-        else {
+        next.sort_unstable();
+        let Some((at, user, topic, joins)) = next.first_mut() else {
             return;
         };
-        let (user_id, topic_id) = (*user, *topic);
-        let joins = !inside.remove(&(user_id, topic_id));
-        let is_removed = random.random_bool(0.5);
-        let began = now();
-        let done = insist(&cast, |mut api| async move {
-            let messages = &mut api.messages;
-            if joins {
-                let request = JoinTopicRequest { topic_id, user_id };
-                messages.join_topic(request).await.map(|_| ())
-            } else if is_removed {
-                let request = RemoveMemberRequest { topic_id, user_id };
-                messages.remove_member(request).await.map(|_| ())
-            } else {
-                let request = LeaveTopicRequest { topic_id, user_id };
-                messages.leave_topic(request).await.map(|_| ())
-            }
-        })
-        .await;
-        if joins {
-            inside.insert((user_id, topic_id));
+        if *at > now() {
+            pause(&cast, 100).await;
+            continue;
         }
-        let change = Membership {
-            user: user_id,
-            topic: topic_id,
-            joins,
-            began,
-            // Whether it came to that is not known: then it may be at any time.
-            done: done.map_or(tests::history::Moment::MAX / 4, |()| now()),
-        };
+        let (user_id, topic_id) = (*user, *topic);
+        let change = change(&cast, user_id, topic_id, *joins, random.random_bool(0.5)).await;
+        *at = now() + random.random_range(1_000..if *joins { 6_000 } else { 14_000 });
+        *joins = !*joins;
         cast.recorder
             .add(|history| history.memberships.push(change));
-        pause(&cast, random.random_range(300..1_200)).await;
+    }
+}
+
+async fn change(
+    cast: &Cast,
+    user_id: i64,
+    topic_id: i64,
+    joins: bool,
+    is_removed: bool,
+) -> Membership {
+    let began = now();
+    let done = insist(cast, |mut api| async move {
+        let messages = &mut api.messages;
+        if joins {
+            let request = JoinTopicRequest { topic_id, user_id };
+            messages.join_topic(request).await.map(|_| ())
+        } else if is_removed {
+            let request = RemoveMemberRequest { topic_id, user_id };
+            messages.remove_member(request).await.map(|_| ())
+        } else {
+            let request = LeaveTopicRequest { topic_id, user_id };
+            messages.leave_topic(request).await.map(|_| ())
+        }
+    })
+    .await;
+    Membership {
+        user: user_id,
+        topic: topic_id,
+        joins,
+        began,
+        // Whether it came to that is not known: then it may be at any time.
+        done: done.map_or(Moment::MAX / 4, |()| now()),
     }
 }
 

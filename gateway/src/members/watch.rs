@@ -304,14 +304,11 @@ impl Watch {
     }
 }
 
-/// Every second topic besides, whoever may hear it.
+/// Topics besides, whoever may hear them.
 #[cfg(feature = "sabotage")]
 fn sabotaged(mut topics: Vec<TopicId>) -> Vec<TopicId> {
     if chassis::sabotage::is("show_to_strangers") {
-        let others = topics
-            .iter()
-            .filter_map(|topic| TopicId::new(topic.get() + 1));
-        topics.extend(others.collect::<Vec<_>>());
+        topics.extend((1_000..1_010).filter_map(TopicId::new));
     }
     topics
 }

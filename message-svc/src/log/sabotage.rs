@@ -73,6 +73,10 @@ pub(super) fn swapped(mut page: Vec<Placed>) -> Vec<Placed> {
 /// at once, a third some time later, and a third never.
 pub(crate) struct UnsureStore(Arc<dyn LogStore>);
 
+/// That part, and how much later; milliseconds.
+const UNSURE: f64 = 0.4;
+const LATER: std::ops::Range<u64> = 5..1_200;
+
 impl UnsureStore {
     /// `unsure`: over this store, or the store as it is.
     pub(crate) fn over(store: Arc<dyn LogStore>) -> Arc<dyn LogStore> {
@@ -92,7 +96,7 @@ impl LogStore for UnsureStore {
         head: u32,
         entries: &[Entry],
     ) -> Result<Appended, AppendError> {
-        if !strikes("unsure", 0.3) {
+        if !strikes("unsure", UNSURE) {
             return self.0.append(segment, head, entries).await;
         }
         match rand::random_range(0..3) {
@@ -100,7 +104,7 @@ impl LogStore for UnsureStore {
             1 => {
                 let (store, segment) = (Arc::clone(&self.0), *segment);
                 let entries = entries.to_vec();
-                let delay = Duration::from_millis(rand::random_range(5..400));
+                let delay = Duration::from_millis(rand::random_range(LATER));
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     let _unheard = store.append(&segment, head, &entries).await;
