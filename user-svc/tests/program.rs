@@ -43,6 +43,12 @@ async fn while_its_database_is_away_it_lives_and_is_not_ready() {
     PROGRAM.waits_for_its_database(folder.path(), call).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn at_its_start_it_waits_for_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.waits_for_its_broker(folder.path(), call).await;
+}
+
 #[test]
 fn a_wrong_configuration_is_one_sentence_that_names_the_key() {
     let folder = tempfile::tempdir().unwrap();

@@ -149,6 +149,8 @@ impl App {
             Ok((database, parts))
         })
         .await?;
+        // At the start alone: that the broker is lost later makes nobody less ready.
+        bus::reached(bus.as_ref()).await;
         let data = Data {
             database,
             _folder: folder,

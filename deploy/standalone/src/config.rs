@@ -46,7 +46,7 @@ pub struct Config {
     pub log: LogFormat,
     /// Which log lines there are: a level, or levels by part, as in `info,gateway=debug`.
     pub log_filter: String,
-    /// The bus; `memory:` is the only one so far.
+    /// Where events go: `memory:` keeps them in the process, `nats://host` has a broker.
     #[serde(deserialize_with = "bus")]
     pub bus: String,
     /// How the gateway reaches the services.
@@ -195,6 +195,7 @@ mod tests {
                 "--admin-listen=127.0.0.1:3",
                 "--data=5",
                 "--store=scylla://u:hunter2@db/drivers",
+                "--bus=nats://broker?prefix=staging",
                 "--seed-file=rooms.toml",
                 "--rate-limits=off",
                 "--log=json",
@@ -207,6 +208,7 @@ mod tests {
         assert_eq!(config.admin_listen.to_string(), "127.0.0.1:3");
         assert_eq!(config.folder(), Path::new("5"));
         assert_eq!(config.store().to_string(), "scylla://db:9042/drivers");
+        assert_eq!(config.bus, "nats://broker?prefix=staging");
         assert_eq!(config.message.seed_file, Some("rooms.toml".into()));
         assert!(!config.gateway.rate_limits.enabled);
         assert_eq!(config.log, LogFormat::Json);
@@ -244,7 +246,11 @@ mod tests {
             ("LOG", "xml", "json, text"),
             ("STORE", "./data", "`file:./data` or `scylla://"),
             ("STORE", "scylla://u:hunter2@db", "is no keyspace"),
-            ("BUS", "redis://there", "`memory:` is expected"),
+            (
+                "BUS",
+                "redis://u:hunter2@there",
+                "`nats://host` is expected",
+            ),
             ("BUS", "memory:?drop=2", "a number from 0 to 1"),
             ("INTERNAL_GRPC", "udp", "in-process, sockets"),
             ("DRAIN_WINDOW_MS", "2999", "an integer of at least 3000"),

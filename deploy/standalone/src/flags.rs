@@ -45,6 +45,10 @@ pub(crate) struct Flags {
     /// flags [default: in the data folder] [key: store]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+    /// Where events go: memory:, which keeps them in this process, or
+    /// nats://HOST,…?KEY=VALUE&…, which others share [default: memory:] [key: bus]
+    #[arg(long, value_name = "URL")]
+    bus: Option<String>,
     /// A configuration file, TOML [variable: DRIVERS_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -80,6 +84,7 @@ impl Flags {
             ("--admin-listen", "admin_listen", &self.admin_listen),
             ("--data", "data", &self.data),
             ("--store", "store", &self.store),
+            ("--bus", "bus", &self.bus),
             ("--seed-file", "message.seed_file", &self.seed_file),
             ("--rate-limits", "gateway.rate_limits.enabled", &enabled),
             ("--log", "log", &self.log),

@@ -16,7 +16,7 @@ use std::{
 };
 
 use chassis::{
-    cql::testing::fresh_keyspace, database::StoreUrl, program::Error, telemetry::Metrics,
+    bus::nats, cql::testing::fresh_keyspace, database::StoreUrl, program::Error, telemetry::Metrics,
 };
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
@@ -186,6 +186,12 @@ async fn two_phones_talk_on_scylla() {
     let (_, keyspace) = fresh_keyspace(&[]).await;
     let store = StoreUrl::Scylla(Box::new(keyspace.url.clone()));
     two_phones_talk(|config| config.store = Some(store.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_phones_talk_by_a_broker() {
+    let bus = nats::testing::fresh_url();
+    two_phones_talk(|config| config.bus.clone_from(&bus)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -37,6 +37,10 @@ impl Bus for Tape {
         Ok(())
     }
 
+    fn connected(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
     fn reconnects(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }

@@ -1,7 +1,10 @@
 //! What travels along with every call: how long it may take, for whom it is
 //! made, and which trace it belongs to.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use crate::id::UserId;
 
@@ -20,6 +23,11 @@ pub struct ActingUser {
     pub id: UserId,
     /// His name at this time.
     pub username: String,
+}
+
+tokio::task_local! {
+    /// The span of the call that a task works for.
+    static CURRENT: TraceContext;
 }
 
 /// W3C trace context: the trace that a call belongs to, and its parent span.
@@ -52,6 +60,17 @@ impl TraceContext {
             span_id: rand::random::<u64>().max(1),
             ..self
         }
+    }
+
+    /// The span of the call that this task answers; `None` outside of calls.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(|trace| *trace).ok()
+    }
+
+    /// Works on something that belongs to this span.
+    pub(crate) fn spanning<F: Future>(self, work: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, work)
     }
 
     /// The text of a `traceparent` header.

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod call;
 pub mod client;
 pub mod clock;
+mod cluster_url;
 pub mod config;
 pub mod cql;
 pub mod database;

@@ -135,11 +135,12 @@ impl Services {
             span_id = format_args!("{:016x}", call.trace.span_id),
         );
         let deadline = call.deadline.into();
+        let trace = call.trace;
         request.extensions_mut().insert(call);
         let handler = AssertUnwindSafe(Box::pin(self.routes.oneshot(request)))
             .catch_unwind()
             .instrument(span.clone());
-        match timeout_at(deadline, handler).await {
+        match timeout_at(deadline, trace.spanning(handler)).await {
             Ok(Ok(Ok(response))) => Ok(response),
             Ok(Ok(Err(never))) => match never {},
             Ok(Err(_)) => {

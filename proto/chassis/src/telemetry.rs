@@ -40,8 +40,9 @@ pub enum TelemetryError {
 
 /// Sends logs for people to the standard error stream, and JSON to the standard
 /// output, which then carries nothing else. The filter is for example `info` or
-/// `info,message_svc=debug`. The driver of the database is silent unless the filter
-/// names it, as in `info,scylla=warn`: it repeats at every attempt what is said here once.
+/// `info,message_svc=debug`. The clients of the database and of the broker are silent unless
+/// the filter names them, as in `info,scylla=warn` or `info,async_nats=debug`: they repeat
+/// at every attempt what is said here once.
 ///
 /// # Errors
 /// When the filter is wrong, or logs were set up before.
@@ -49,8 +50,10 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Result<(), TelemetryError> 
     use tracing_subscriber::util::SubscriberInitExt as _;
 
     let mut shown = EnvFilter::try_new(filter)?;
-    if !filter.contains("scylla") {
-        shown = shown.add_directive("scylla=off".parse()?);
+    for client in ["scylla", "async_nats"] {
+        if !filter.contains(client) {
+            shown = shown.add_directive(format!("{client}=off").parse()?);
+        }
     }
     let lines = tracing_subscriber::fmt().with_env_filter(shown);
     match format {

@@ -69,6 +69,10 @@ impl Bus for Recorder {
         Ok(())
     }
 
+    fn connected(&self) -> watch::Receiver<bool> {
+        watch::channel(true).1
+    }
+
     fn reconnects(&self) -> watch::Receiver<u64> {
         watch::channel(0).1
     }

@@ -13,17 +13,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use super::{Bus, BusError, Received, Subject, Subscription};
-
-/// Events a subscription holds for a subscriber that is behind. A feed holds as
-/// many; past that it reads what it missed.
-const QUEUE: usize = 1_024;
+use super::{Bus, BusError, QUEUE, Received, Subject, Subscription, lost};
 
 /// Delivers to the subscribers of this process.
 #[derive(Debug)]
 pub struct MemoryBus {
     subscribers: Arc<Mutex<Subscribers>>,
     next_key: AtomicU64,
+    connected: watch::Sender<bool>,
     reconnects: watch::Sender<u64>,
 }
 
@@ -44,6 +41,7 @@ impl MemoryBus {
         Self {
             subscribers: Arc::default(),
             next_key: AtomicU64::new(0),
+            connected: watch::Sender::new(true),
             reconnects: watch::Sender::new(0),
         }
     }
@@ -90,6 +88,10 @@ impl Bus for MemoryBus {
         Ok(())
     }
 
+    fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
+    }
+
     fn reconnects(&self) -> watch::Receiver<u64> {
         self.reconnects.subscribe()
     }
@@ -104,7 +106,7 @@ impl Subscriber {
             let _ = self.events.try_send(Received::Event(event));
             return;
         }
-        metrics::counter!("drivers_bus_lost_total").increment(1);
+        lost("slow_subscriber");
         if !self.behind {
             self.behind = true;
             let _ = self.events.try_send(Received::Lost);

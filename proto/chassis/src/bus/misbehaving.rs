@@ -115,6 +115,10 @@ impl Bus for MisbehavingBus {
         self.inner.flush(limit).await
     }
 
+    fn connected(&self) -> watch::Receiver<bool> {
+        self.inner.connected()
+    }
+
     fn reconnects(&self) -> watch::Receiver<u64> {
         self.inner.reconnects()
     }

@@ -1,16 +1,11 @@
 //! `scylla://user:password@host1:9042,host2/keyspace?dc=…`: where a cluster is,
 //! and how it is to be used.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
 
-use percent_encoding::percent_decode_str;
 use scylla::statement::{Consistency, SerialConsistency};
+
+use crate::cluster_url::{self, InvalidParts, Password, file};
 
 const SCHEME: &str = "scylla://";
 const PORT: u16 = 9042;
@@ -63,13 +58,6 @@ pub struct CqlTls {
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// Where the password is.
-#[derive(Clone, PartialEq, Eq)]
-enum Password {
-    Given(String),
-    File(PathBuf),
-}
-
 /// Why a text is no URL of a cluster. Never tells the password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCqlUrl {
@@ -111,19 +99,10 @@ impl CqlUrl {
         let Some(user) = &self.user else {
             return Ok(None);
         };
-        let password = match &self.password {
-            None => String::new(),
-            Some(Password::Given(text)) => text.clone(),
-            Some(Password::File(path)) => std::fs::read_to_string(path)
-                .map_err(|error| {
-                    format!(
-                        "the password file {} can't be read: {error}",
-                        path.display()
-                    )
-                })?
-                .trim_end_matches(['\r', '\n'])
-                .to_owned(),
-        };
+        let password = self
+            .password
+            .as_ref()
+            .map_or(Ok(String::new()), Password::read)?;
         Ok(Some((user, password)))
     }
 
@@ -170,12 +149,12 @@ impl CqlUrl {
                     _ => return Err(invalid("true or false")),
                 });
             }
-            "ca" => tls.ca = Some(path(value).ok_or_else(|| invalid("a file"))?),
-            "certificate" => tls.certificate = Some(path(value).ok_or_else(|| invalid("a file"))?),
-            "key" => tls.key = Some(path(value).ok_or_else(|| invalid("a file"))?),
+            "ca" => tls.ca = Some(file(value).ok_or_else(|| invalid("a file"))?),
+            "certificate" => tls.certificate = Some(file(value).ok_or_else(|| invalid("a file"))?),
+            "key" => tls.key = Some(file(value).ok_or_else(|| invalid("a file"))?),
             "password_file" => {
                 self.password = Some(Password::File(
-                    path(value).ok_or_else(|| invalid("a file"))?,
+                    file(value).ok_or_else(|| invalid("a file"))?,
                 ));
             }
             "timeout_ms" => {
@@ -205,15 +184,8 @@ struct TlsKeys {
 
 impl TlsKeys {
     fn together(self) -> Result<Option<CqlTls>, InvalidCqlUrl> {
-        let identity = match (self.certificate, self.key) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            _ => {
-                return Err(InvalidCqlUrl::Together(
-                    "`certificate` and `key` go together",
-                ));
-            }
-        };
+        let identity =
+            cluster_url::identity(self.certificate, self.key).map_err(InvalidCqlUrl::Together)?;
         match (self.wanted, self.ca) {
             (None | Some(true), Some(ca)) => Ok(Some(CqlTls { ca, identity })),
             (Some(true), None) => Err(InvalidCqlUrl::Together(
@@ -235,27 +207,10 @@ impl FromStr for CqlUrl {
 
     fn from_str(text: &str) -> Result<Self, InvalidCqlUrl> {
         let rest = text.strip_prefix(SCHEME).ok_or(InvalidCqlUrl::Scheme)?;
-        let authority_ends = rest.find(['/', '?']).unwrap_or(rest.len());
-        if rest.rfind('@').is_some_and(|at| at > authority_ends) {
-            return Err(InvalidCqlUrl::Together(
-                "a `/`, `?` or `@` within a user, a password or a value is written as %2F, %3F or %40",
-            ));
-        }
-        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, keyspace) = place.split_once('/').unwrap_or((place, ""));
-        let (login, hosts) = match authority.rsplit_once('@') {
-            Some((login, hosts)) => (Some(login), hosts),
-            None => (None, authority),
-        };
-        let (user, password) = match login.map(|login| login.split_once(':').unwrap_or((login, "")))
-        {
-            Some((user, "")) => (decode(user), None),
-            Some((user, password)) => (decode(user), decode(password).map(Password::Given)),
-            None => (None, None),
-        };
+        let parts = cluster_url::split(rest, PORT)?;
         let mut url = Self {
-            hosts: hosts.split(',').map(host).collect::<Result<_, _>>()?,
-            keyspace: check_keyspace(keyspace)?,
+            hosts: parts.hosts,
+            keyspace: check_keyspace(parts.path)?,
             dc: None,
             consistency: Consistency::LocalQuorum,
             serial_consistency: SerialConsistency::LocalSerial,
@@ -264,20 +219,14 @@ impl FromStr for CqlUrl {
             tls: None,
             timeout: Duration::from_secs(1),
             in_flight: 1_024,
-            user,
-            password,
+            user: parts.user,
+            password: parts.password,
         };
         let mut tls = TlsKeys::default();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (key, value) in parts.pairs {
             if key == "password_file" && url.password.is_some() {
                 return Err(InvalidCqlUrl::Together("the password is given twice"));
             }
-            let value = decode(value).ok_or_else(|| InvalidCqlUrl::Value {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                expected: "UTF-8",
-            })?;
             url.set(&mut tls, key, &value)?;
         }
         if url.password.is_some() && url.user.is_none() {
@@ -290,22 +239,18 @@ impl FromStr for CqlUrl {
     }
 }
 
-fn decode(text: &str) -> Option<String> {
-    percent_decode_str(text).decode_utf8().ok().map(Into::into)
-}
-
-fn host(text: &str) -> Result<String, InvalidCqlUrl> {
-    let invalid = || InvalidCqlUrl::Host(text.to_owned());
-    // An IPv6 address has brackets around it.
-    let (name, port) = match text.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port.parse().map_err(|_| invalid())?),
-        _ => (text, PORT),
-    };
-    let valid = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
-    if name.is_empty() || port == 0 || !name.chars().all(valid) {
-        return Err(invalid());
+impl From<InvalidParts> for InvalidCqlUrl {
+    fn from(invalid: InvalidParts) -> Self {
+        match invalid {
+            InvalidParts::Host(host) => Self::Host(host),
+            InvalidParts::Escapes => Self::Together(cluster_url::ESCAPES),
+            InvalidParts::NotUtf8 { key, value } => Self::Value {
+                key,
+                value,
+                expected: "UTF-8",
+            },
+        }
     }
-    Ok(format!("{name}:{port}"))
 }
 
 /// A keyspace's name is written into statements as it is, so it has to be a plain word.
@@ -351,10 +296,6 @@ fn number(text: &str, least: u64, most: u64) -> Option<u64> {
         .filter(|number| (least..=most).contains(number))
 }
 
-fn path(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| Path::new(text).to_owned())
-}
-
 /// Without the password.
 impl fmt::Display for CqlUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -372,6 +313,8 @@ impl fmt::Debug for CqlUrl {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
 
     use super::*;
 

@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::cql::{CqlUrl, InvalidCqlUrl};
+use crate::{
+    cluster_url::may_quote_password,
+    cql::{CqlUrl, InvalidCqlUrl},
+};
 
 /// Where a program's data is. Shown without passwords.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +44,7 @@ impl FromStr for StoreUrl {
     fn from_str(text: &str) -> Result<Self, InvalidStoreUrl> {
         if text.starts_with("scylla:") {
             let url = text.parse().map_err(|error: InvalidCqlUrl| {
-                if may_quote_password(text) {
+                if may_quote_password(text.trim_start_matches("scylla://")) {
                     InvalidStoreUrl::Password
                 } else {
                     error.into()
@@ -55,13 +58,6 @@ impl FromStr for StoreUrl {
             None => Err(InvalidStoreUrl::Scheme),
         }
     }
-}
-
-/// Whether the `@` behind a password may have been cut off by a `/` or `?` within it.
-fn may_quote_password(text: &str) -> bool {
-    let rest = text.trim_start_matches("scylla://");
-    let hosts = rest.split(['/', '?']).next().unwrap_or(rest);
-    !hosts.contains('@') && rest.contains('@')
 }
 
 impl fmt::Display for StoreUrl {

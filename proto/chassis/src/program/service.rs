@@ -42,6 +42,9 @@ use flags::{Command, Flags};
 const GRPC_SHARE: f32 = 0.7;
 const SERVICE_SHARE: f32 = 0.95;
 
+/// How long the broker may take for the last events.
+const LAST_EVENTS: Duration = Duration::from_millis(100);
+
 /// How long a migration waits for its database.
 const MIGRATION_WAIT: Duration = Duration::from_mins(2);
 
@@ -151,8 +154,8 @@ async fn serve<S: Service>(
         .await
 }
 
-/// Serves both ports at once, and the service as soon as its database is there: until
-/// then it is not ready, and tells callers so.
+/// Serves both ports at once, and the service as soon as its database and the broker
+/// are there: until then it is not ready, and tells callers so.
 async fn start<S: Service>(
     settings: Settings<S::Config>,
     grpc: TcpListener,
@@ -173,6 +176,7 @@ async fn start<S: Service>(
     };
     let admin = ports::serve_admin(admin, shown, &any_ended);
 
+    let broker = readiness.latch("the broker");
     let bus = bus::connect(&settings.bus).await?;
     if settings.bus.starts_with("memory:") {
         tracing::warn!(
@@ -188,12 +192,18 @@ async fn start<S: Service>(
     let services = Services::new(settings.grpc.clone(), Some(secret)).with(later.clone());
     let grpc = ports::serve_grpc(grpc, services, readiness.clone(), grpc_end, &any_ended);
 
-    let (database, service) = reach(None, async || {
+    let reaching_database = reach(None, async || {
         let database = Database::open(&settings.store, folder.as_ref(), &[S::MIGRATIONS]).await?;
         let service = S::build(&settings.service, &database, Arc::clone(&bus)).await?;
         Ok((database, service))
-    })
-    .await?;
+    });
+    // At the start alone: that the broker is lost later makes nobody less ready.
+    let reaching_broker = async {
+        bus::reached(bus.as_ref()).await;
+        drop(broker);
+        Ok(())
+    };
+    let ((database, service), ()) = tokio::try_join!(reaching_database, reaching_broker)?;
     later.is(service.server());
     let service = Part::start("the service", &any_ended, |stop| async move {
         service.run(stop).await;
@@ -206,6 +216,7 @@ async fn start<S: Service>(
         service,
         admin,
         database,
+        bus,
         readiness,
         any_ended,
     })
@@ -233,13 +244,15 @@ struct Serving {
     service: Part,
     admin: Part,
     database: Database,
+    bus: Arc<dyn Bus>,
     readiness: Readiness,
     any_ended: CancellationToken,
 }
 
 impl Serving {
     /// Serves until `end`, or until a part ends by itself. Then it is no longer ready,
-    /// takes no more calls, answers those under way, and closes its stores.
+    /// takes no more calls, answers those under way, hands its last events over, and
+    /// closes its stores.
     async fn until(self, end: impl Future<Output = ()>) -> Result<(), Error> {
         tokio::select! {
             () = end => {}
@@ -250,6 +263,8 @@ impl Serving {
         let by = |share| begun + self.window.mul_f32(share);
         let outcome = self.grpc.end(by(GRPC_SHARE)).await;
         let outcome = outcome.and(self.service.end(by(SERVICE_SHARE)).await);
+        // Who missed them while the broker is away finds out as ever.
+        let _ = self.bus.flush(LAST_EVENTS).await;
         let closed = timeout_at(by(1.0), self.database.close()).await;
         let outcome = outcome.and(closed.map_err(|_| Error::Late("the store")));
         outcome.and(self.admin.end(by(1.0)).await)

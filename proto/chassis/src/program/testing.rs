@@ -27,8 +27,8 @@ use tonic_health::pb::{
 };
 
 use crate::{
-    call::Call, client::Channel, cql::testing::fresh_keyspace, identity::Secret, secret_file,
-    status::reason,
+    bus::nats, call::Call, client::Channel, cql::testing::fresh_keyspace, identity::Secret,
+    secret_file, status::reason,
 };
 
 /// How long a program may take for what it does at once.
@@ -220,6 +220,40 @@ impl Program {
         assert!(!rest.contains("hunter2"), "{rest}");
     }
 
+    /// It waits for the broker of its bus at its start, not ready, and serves on when the
+    /// broker is lost.
+    pub async fn waits_for_its_broker(
+        &self,
+        folder: &Path,
+        call: impl AsyncFn(Channel) -> Result<(), Status>,
+    ) {
+        let shared = nats::testing::fresh_url();
+        let (broker, keys) = shared["nats://".len()..].split_once('?').unwrap();
+        let later = free_port();
+        let mut command = self.command(folder);
+        command.args(["--log", "json", "--bus", &format!("nats://{later}?{keys}")]);
+        let mut running = self.start(command);
+        let at = Addresses::of(&running.logged("starting"));
+        running.logged("the broker is away; it is tried until it is there");
+        let ready = get(at.admin, "/readyz");
+        assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+        assert!(ready.contains("the broker"), "{ready}");
+
+        let forwarding = tokio::spawn(forward(later, broker.to_owned()));
+        running.logged("the broker is there");
+        running.logged("serving");
+        assert!(get(at.admin, "/readyz").starts_with("HTTP/1.1 200"));
+        forwarding.abort();
+        running.logged("the broker is away; it is tried until it is there");
+        assert!(get(at.admin, "/readyz").starts_with("HTTP/1.1 200"));
+        let secret = secret_file::read_or_make(&folder.join("data/secret")).unwrap();
+        call(at.channel(secret)).await.unwrap();
+        running.signal(Signal::TERM);
+        let (rest, errors, code) = running.ended();
+        assert_eq!((errors.as_str(), code), ("", Some(0)), "{rest}");
+        assert!(!rest.contains("WARN"), "it is said once: {rest}");
+    }
+
     /// What is wrong with its configuration is one sentence with the key, and exit code 2.
     pub fn refuses_a_wrong_configuration(&self, folder: &Path) {
         for (flag, value, words) in [
@@ -234,7 +268,11 @@ impl Program {
                 "here",
                 ["`grpc_listen`", "an IP address and a port"],
             ),
-            ("--bus", "redis://there", ["`bus`", "`memory:` is expected"]),
+            (
+                "--bus",
+                "redis://there",
+                ["`bus`", "`nats://host` is expected"],
+            ),
             ("--log", "xml", ["`log`", "json, text"]),
             ("--store", "scylla://db/k", ["`secret_file`", "is not set"]),
         ] {

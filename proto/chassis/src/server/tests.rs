@@ -23,7 +23,11 @@ use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::{
-    call::ActingUser, client::Channel, health::Readiness, id::UserId, shutdown::Shutdown,
+    call::{ActingUser, TraceContext},
+    client::Channel,
+    health::Readiness,
+    id::UserId,
+    shutdown::Shutdown,
     telemetry::Metrics,
 };
 
@@ -43,7 +47,9 @@ impl UserService for Api {
         &self,
         request: Request<GetUserRequest>,
     ) -> Result<tonic::Response<GetUserResponse>, Status> {
-        let _ = self.calls.send(Call::of(&request));
+        let call = Call::of(&request);
+        assert_eq!(TraceContext::current(), Some(call.trace));
+        let _ = self.calls.send(call);
         Ok(tonic::Response::new(GetUserResponse::default()))
     }
 

@@ -11,12 +11,13 @@ Every flag is a key of the configuration, too, and there are more keys. Of the
 defaults, the file, the environment and the flags, the later one wins. In the file:
 
     store = \"scylla://drivers@db-1,db-2/drivers?dc=dc1&password_file=/run/secrets/db\"
+    bus = \"nats://drivers@nats-1,nats-2?password_file=/run/secrets/nats\"
     secret_file = \"/run/secrets/services\"
     grpc.max_in_flight = 2048
 
 In the environment a dot is written as two underscores: DRIVERS_GRPC__MAX_IN_FLIGHT=2048.
-A key that is unknown and a value that does not fit are refused. A password in the URL
-of the store can be seen by whoever sees the processes of the machine: name its file.
+A key that is unknown and a value that does not fit are refused. A password in a URL
+can be seen by whoever sees the processes of the machine: name its file.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it can't serve, 2 when the
 configuration is wrong, 130 or 143 when a second signal cut the end short.";
@@ -35,7 +36,8 @@ pub(super) struct Flags {
     /// [default: file:./data] [key: store]
     #[arg(long, global = true, value_name = "URL")]
     store: Option<String>,
-    /// Where events go [default: memory:] [key: bus]
+    /// Where events go: nats://HOST,…?KEY=VALUE&…, or memory:, which keeps them in this
+    /// process [default: memory:] [key: bus]
     #[arg(long, global = true, value_name = "URL")]
     bus: Option<String>,
     /// A configuration file, TOML [variable: DRIVERS_CONFIG]
@@ -152,7 +154,13 @@ mod tests {
         for (key, value, expected) in [
             ("STORE", "cassandra://u:hunter2@db/k", "`file:./data` or"),
             ("STORE", "scylla://u:hunter2@db", "is no keyspace"),
-            ("BUS", "redis://there", "`memory:` is expected"),
+            (
+                "BUS",
+                "redis://u:hunter2@there",
+                "`nats://host` is expected",
+            ),
+            ("BUS", "nats://u:hunter2@b?colour=red", "`colour` is no key"),
+            ("BUS", "nats://b?drop=2", "a number from 0 to 1"),
             ("USER__LOAD", "1", "there is no such key"),
             ("USER__LOADS", "x", "an integer from 0"),
             ("LISTEN", "127.0.0.1:1", "one of grpc_listen, admin_listen"),

@@ -28,7 +28,7 @@ pub struct Settings<C> {
     pub admin_listen: SocketAddr,
     /// Where the data is.
     pub store: StoreUrl,
-    /// The bus; `memory:` is the only one so far.
+    /// Where events go: `memory:` keeps them in the process, `nats://host` has a broker.
     #[serde(deserialize_with = "bus")]
     pub bus: String,
     /// The file of the bearer secret that callers show; made if there is none. A data
