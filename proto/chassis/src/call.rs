@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::id::UserId;
+use crate::id::{TopicId, UserId};
 
 pub(crate) mod metadata;
 
@@ -127,6 +127,9 @@ pub struct Call {
     pub acting_users: Vec<ActingUser>,
     /// The trace it belongs to.
     pub trace: TraceContext,
+    /// The topic whose calls one replica of a service had best serve alone. It chooses
+    /// the replica and does not travel.
+    pub topic: Option<TopicId>,
 }
 
 impl Call {
@@ -137,7 +140,16 @@ impl Call {
             deadline: deadline_in(limit),
             acting_users: Vec::new(),
             trace: TraceContext::fresh(),
+            topic: None,
         }
+    }
+
+    /// The same call, to the replica that serves this topic while it is well: its
+    /// appends then share the cost of a write, and no other replica contends with them.
+    #[must_use]
+    pub fn about(mut self, topic: TopicId) -> Self {
+        self.topic = Some(topic);
+        self
     }
 
     /// The same call, made for one more person. A server refuses a call for

@@ -26,6 +26,7 @@ use tower::{
 
 use crate::{
     call::{Call, DEFAULT_TIMEOUT, metadata},
+    id::TopicId,
     identity::{InProcess, Secret},
     methods::{self, Method},
     server::Services,
@@ -33,8 +34,17 @@ use crate::{
 };
 
 mod connector;
+mod names;
+mod peers;
+mod replica;
+mod replicas;
+mod serving;
 
-pub use connector::InvalidEndpoint;
+pub use peers::{Address, InvalidEndpoint, Peers};
+
+use names::Names;
+use replica::{InFlight, Outcome};
+use replicas::{Replicas, Tried};
 
 /// Longest answer that is taken: tonic's own limit for a message, and its prefix.
 const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024 + 5;
@@ -42,6 +52,9 @@ const MAX_RESPONSE_BYTES: usize = 4 * 1024 * 1024 + 5;
 /// First pause before a retry; each is twice the one before, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Connections of one replica that may be closed under one try before it is sent.
+const MAX_CLOSED: u32 = 3;
 
 /// tonic's channel has a timer of its own for the same deadline, and its error
 /// is one of the transport; timers are exact to a millisecond.
@@ -69,8 +82,15 @@ impl Default for ClientConfig {
     }
 }
 
+/// What a caller shows of himself over a socket.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The bearer secret of the services.
+    pub secret: Secret,
+}
+
 /// What a generated client runs on: `UserServiceClient::new(channel)`. Clones
-/// share one connection and one retry budget.
+/// share their connections and one retry budget.
 #[derive(Clone, Debug)]
 pub struct Channel {
     transport: Transport,
@@ -81,7 +101,13 @@ pub struct Channel {
 #[derive(Clone)]
 enum Transport {
     Local(Services),
-    Remote(tonic::transport::Channel, Secret),
+    Remote(Arc<Replicas>),
+}
+
+/// Where one try goes.
+enum Target {
+    Local(Services),
+    Remote(InFlight),
 }
 
 impl Channel {
@@ -91,14 +117,27 @@ impl Channel {
         Self::over(Transport::Local(services))
     }
 
-    /// To services at `http://host:port`. The connection is made by the first
-    /// call, and made again when it is lost, with at most a second's pause.
+    /// To the replicas of a service; `service` is what metrics and the log call it. A
+    /// connection is made by the first call, and made again when it is lost, with at
+    /// most a second's pause. Has to be called within a runtime.
     ///
     /// # Errors
-    /// When the endpoint is no such URL.
-    pub fn connect(endpoint: &str, secret: Secret) -> Result<Self, InvalidEndpoint> {
-        let channel = connector::lazy(endpoint)?;
-        Ok(Self::over(Transport::Remote(channel, secret)))
+    /// When a host is none.
+    pub fn to(
+        service: &'static str,
+        peers: &Peers,
+        credentials: Credentials,
+    ) -> Result<Self, InvalidEndpoint> {
+        let replicas = Replicas::new(service, peers, credentials, Names::of_the_system())?;
+        Ok(Self::over(Transport::Remote(Arc::new(replicas))))
+    }
+
+    /// The same for several services at one place.
+    ///
+    /// # Errors
+    /// When `peers` is not what [`Peers`] is written like.
+    pub fn connect(peers: &str, secret: Secret) -> Result<Self, InvalidEndpoint> {
+        Self::to("services", &peers.parse()?, Credentials { secret })
     }
 
     /// The same channel with these limits. Values out of range are brought into it.
@@ -145,18 +184,17 @@ impl Channel {
             Some(call) => call,
             None => metadata::read(&parts.headers, DEFAULT_TIMEOUT)?,
         };
-        // Streams are sent as they come: they can't be sent twice, and have no time limit.
+        let mut tried = Tried::default();
         let Some(method) = method.filter(|method| method.unary) else {
-            return Ok(self
-                .send(parts, body, &call)
-                .await
-                .unwrap_or_else(|error| transport_failed(&error)));
+            return Ok(self.stream(parts, body, &call).await);
         };
         let message = body.collect().await?.to_bytes();
         self.budget.deposit();
         let mut pause = FIRST_PAUSE;
         loop {
-            let response = self.one_try(parts.clone(), message.clone(), &call).await;
+            let response = self
+                .one_try(parts.clone(), message.clone(), &call, &mut tried)
+                .await;
             if !method.idempotent || code_of(&response) != Code::Unavailable {
                 return Ok(response);
             }
@@ -176,19 +214,49 @@ impl Channel {
         }
     }
 
+    /// A stream, and what is none of the contract's: sent as it comes, for it can't be
+    /// sent twice, and has no time limit but the call's.
+    async fn stream(&self, parts: Parts, body: Body, call: &Call) -> Response<Body> {
+        let mut tried = Tried::default();
+        let picked = self.transport.pick(None, &mut tried);
+        let Ok(target) = timeout_at(call.deadline.into(), picked).await else {
+            return nobody_there();
+        };
+        let sent = target.send(parts, body, call).await;
+        if call.time_left() <= TIMER_SLACK {
+            target.note(Outcome::Doubtful);
+        } else {
+            target.note(outcome_of(&sent));
+        }
+        sent.unwrap_or_else(|error| transport_failed(&error))
+    }
+
     /// One try, answered whole. Whatever goes wrong on the way is UNAVAILABLE.
-    async fn one_try(&self, parts: Parts, message: Bytes, call: &Call) -> Response<Body> {
+    async fn one_try(
+        &self,
+        parts: Parts,
+        message: Bytes,
+        call: &Call,
+        tried: &mut Tried,
+    ) -> Response<Body> {
         let end = call.deadline.min(Instant::now() + self.try_limit);
+        let picked = self.transport.pick(call.topic, tried);
+        let Ok(target) = timeout_at(end.into(), picked).await else {
+            return nobody_there();
+        };
         let answered = async {
-            let response = self
-                .send(parts, Body::new(Full::new(message)), call)
-                .await?;
+            let response = target.send_once(&parts, &message, call).await?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?;
             Ok(whole(parts, body))
         };
         let answered = timeout_at(end.into(), answered).await;
         let too_late = call.time_left() <= TIMER_SLACK;
+        target.note(match &answered {
+            Ok(answer) if answer.is_ok() || !too_late => outcome_of(answer),
+            Err(_) if !too_late => Outcome::TimedOut,
+            _ => Outcome::Doubtful,
+        });
         match answered {
             Ok(Ok(response)) => response,
             _ if too_late => Refusal::too_late().into_response(),
@@ -196,26 +264,84 @@ impl Channel {
             Err(_) => unavailable("TRY_TIMED_OUT", "the service did not answer in time"),
         }
     }
+}
 
+impl Transport {
+    /// Where the next try goes.
+    async fn pick(&self, topic: Option<TopicId>, tried: &mut Tried) -> Target {
+        match self {
+            Self::Local(services) => Target::Local(services.clone()),
+            Self::Remote(replicas) => {
+                let picked = replicas.pick(topic, tried).await;
+                tried.push(picked.replica());
+                Target::Remote(picked)
+            }
+        }
+    }
+}
+
+impl Target {
     async fn send(
         &self,
         mut parts: Parts,
         body: Body,
         call: &Call,
     ) -> Result<Response<Body>, BoxError> {
-        match &self.transport {
-            Transport::Local(services) => {
+        match self {
+            Self::Local(services) => {
                 parts.extensions.insert(InProcess(call.clone()));
                 let request = Request::from_parts(parts, body);
                 services.clone().oneshot(request).await.map_err(Into::into)
             }
-            Transport::Remote(channel, secret) => {
-                metadata::write(call, &mut parts.headers);
-                secret.write(&mut parts.headers);
-                let request = Request::from_parts(parts, body);
-                channel.clone().oneshot(request).await.map_err(Into::into)
+            Self::Remote(replica) => replica.send(parts, body, call).await,
+        }
+    }
+
+    /// Sends it again while it was not sent at all, as happens where a server closes a
+    /// connection for its age just when a request is handed to it.
+    async fn send_once(
+        &self,
+        parts: &Parts,
+        message: &Bytes,
+        call: &Call,
+    ) -> Result<Response<Body>, BoxError> {
+        let mut closed = 0;
+        loop {
+            let body = Body::new(Full::new(message.clone()));
+            match self.send(parts.clone(), body, call).await {
+                Err(error) if closed < MAX_CLOSED && was_not_sent(&error) => closed += 1,
+                sent => return sent,
             }
         }
+    }
+
+    fn note(&self, outcome: Outcome) {
+        if let Self::Remote(replica) = self {
+            replica.note(outcome);
+        }
+    }
+}
+
+/// Whether a request never left: that is what hyper means by "canceled" (1.12). tonic
+/// does not try such a request again.
+fn was_not_sent(error: &BoxError) -> bool {
+    let mut error: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(this) = error {
+        if let Some(this) = this.downcast_ref::<hyper::Error>() {
+            return this.is_canceled();
+        }
+        error = this.source();
+    }
+    false
+}
+
+/// What an answer says of who gave it.
+fn outcome_of(answer: &Result<Response<Body>, BoxError>) -> Outcome {
+    match answer {
+        Ok(response) if code_of(response) == Code::Unavailable => Outcome::Doubtful,
+        Ok(_) => Outcome::Answered,
+        Err(error) if error.is::<LengthLimitError>() => Outcome::Answered,
+        Err(_) => Outcome::Broken,
     }
 }
 
@@ -238,7 +364,7 @@ impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Local(_) => "Local",
-            Self::Remote(..) => "Remote",
+            Self::Remote(_) => "Remote",
         })
     }
 }
@@ -265,6 +391,10 @@ fn code_of(response: &Response<Body>) -> Code {
 
 fn unavailable(reason: &'static str, message: &str) -> Response<Body> {
     Refusal::of_layer(Code::Unavailable, reason, message).into_response()
+}
+
+fn nobody_there() -> Response<Body> {
+    unavailable("NO_REPLICA", "no replica of the service is known")
 }
 
 fn transport_failed(error: &BoxError) -> Response<Body> {

@@ -28,6 +28,7 @@ use crate::{
     status::{self, Refusal},
 };
 
+mod aged;
 mod later;
 pub mod listener;
 

@@ -1,14 +1,18 @@
-//! Connections to a service, made when they are needed and not too often.
+//! Connections to a replica, made when they are needed and not too often.
 
 use std::{
     io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
+
+use super::peers::{Address, InvalidEndpoint};
 
 /// Longest time to make a connection: no longer than one try.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -22,28 +26,80 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// An endpoint that is no `http://host:port`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no endpoint of a service: http://host:port is expected")]
-pub struct InvalidEndpoint(pub String);
+/// Makes the connections to one replica.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    /// What the replica is called: in a mesh, and in its certificate.
+    uri: Uri,
+    to: Arc<Destination>,
+    pace: Arc<Mutex<Pace>>,
+}
 
-/// A channel that connects when it is first used.
-pub(super) fn lazy(endpoint: &str) -> Result<Channel, InvalidEndpoint> {
-    let invalid = || InvalidEndpoint(endpoint.to_owned());
-    let uri: Uri = endpoint.parse().map_err(|_| invalid())?;
-    let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
-    let (true, Some(host), Some(port)) = (plain, uri.host(), uri.port_u16()) else {
-        return Err(invalid());
-    };
-    // An IPv6 address stands in brackets in a URL, and without them elsewhere.
-    let host: Arc<str> = host.trim_matches(['[', ']']).into();
-    let pace = Arc::new(Mutex::new(Pace::default()));
-    let connector = tower::service_fn(move |_: Uri| connect(host.clone(), port, pace.clone()));
-    Ok(Endpoint::from(uri)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect_with_connector_lazy(connector))
+/// What is dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Destination {
+    /// A host, looked up each time.
+    Host(Address),
+    /// One of the addresses of a name.
+    Resolved(SocketAddr),
+}
+
+impl Dialer {
+    /// To a replica that is called `name`.
+    pub(super) fn new(name: &Address, to: Destination) -> Result<Self, InvalidEndpoint> {
+        let url = format!("http://{name}");
+        Ok(Self {
+            uri: url.parse().map_err(|_| InvalidEndpoint(url))?,
+            to: Arc::new(to),
+            pace: Arc::default(),
+        })
+    }
+
+    /// A channel that connects when it is first used.
+    pub(super) fn channel(&self) -> Channel {
+        let dialer = self.clone();
+        let connector = tower::service_fn(move |_: Uri| dialer.clone().connect());
+        Endpoint::from(self.uri.clone())
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .connect_with_connector_lazy(connector)
+    }
+
+    /// Lets the next connection be tried at once, for somebody who paces himself.
+    pub(super) fn hurry(&self) {
+        self.pace().not_before = None;
+    }
+
+    async fn connect(self) -> io::Result<TokioIo<TcpStream>> {
+        if (self.pace().not_before).is_some_and(|at| Instant::now() < at) {
+            return Err(io::Error::other("the last connection failed just now"));
+        }
+        let connecting = async {
+            match &*self.to {
+                Destination::Host(at) => TcpStream::connect((&*at.host, at.port)).await,
+                Destination::Resolved(at) => TcpStream::connect(at).await,
+            }
+        };
+        let connected = timeout(CONNECT_LIMIT, connecting)
+            .await
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        match connected {
+            Ok(connection) => {
+                *self.pace() = Pace::default();
+                connection.set_nodelay(true)?;
+                Ok(TokioIo::new(connection))
+            }
+            Err(error) => {
+                self.pace().failed(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// When the next connection may be tried. Calls that come before fail at once:
@@ -58,31 +114,6 @@ impl Pace {
     fn failed(&mut self, now: Instant) {
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
         self.not_before = Some(now + self.pause.mul_f64(rand::random_range(0.5..1.0)));
-    }
-}
-
-async fn connect(
-    host: Arc<str>,
-    port: u16,
-    pace: Arc<Mutex<Pace>>,
-) -> io::Result<TokioIo<TcpStream>> {
-    let lock = || pace.lock().unwrap_or_else(PoisonError::into_inner);
-    if lock().not_before.is_some_and(|at| Instant::now() < at) {
-        return Err(io::Error::other("the last connection failed just now"));
-    }
-    let connected = timeout(CONNECT_LIMIT, TcpStream::connect((&*host, port)))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    match connected {
-        Ok(connection) => {
-            *lock() = Pace::default();
-            connection.set_nodelay(true)?;
-            Ok(TokioIo::new(connection))
-        }
-        Err(error) => {
-            lock().failed(Instant::now());
-            Err(error)
-        }
     }
 }
 
@@ -101,20 +132,5 @@ mod tests {
             assert!(pace.not_before.unwrap() <= now + MAX_PAUSE);
         }
         assert_eq!(pace.pause, MAX_PAUSE);
-    }
-
-    #[tokio::test]
-    async fn an_endpoint_is_a_plain_url_with_a_port() {
-        for valid in ["http://message-svc:8081", "http://[::1]:8081/"] {
-            assert!(lazy(valid).is_ok(), "{valid}");
-        }
-        for invalid in [
-            "message-svc:8081",
-            "http://host",
-            "https://host:1",
-            "http://h:1/x",
-        ] {
-            assert!(lazy(invalid).is_err(), "{invalid}");
-        }
     }
 }

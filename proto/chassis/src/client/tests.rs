@@ -14,6 +14,8 @@ use tonic::server::NamedService;
 use super::*;
 use crate::{health::Readiness, server::ServerConfig, shutdown::Shutdown};
 
+mod replicas;
+
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// A UserService that answers each request by its number, from 0.
@@ -29,6 +31,7 @@ impl<F> NamedService for Script<F> {
 
 enum Answer {
     Ok,
+    After(Duration),
     Fail(Code),
     Hang,
     RetryAfter(Duration),
@@ -54,6 +57,10 @@ where
         Box::pin(async move {
             Ok(match answer {
                 Answer::Ok => message(vec![0; 5], Code::Ok),
+                Answer::After(time) => {
+                    tokio::time::sleep(time).await;
+                    message(vec![0; 5], Code::Ok)
+                }
                 Answer::FailBehindAMessage(code) => message(vec![0; 5], code),
                 Answer::Long => message(vec![0; MAX_RESPONSE_BYTES + 1], Code::Ok),
                 Answer::Proxy(status) => {

@@ -10,7 +10,7 @@ use tokio::{
 use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::Services;
+use super::{Services, aged::Aged};
 use crate::{health::Readiness, shutdown::Shutdown};
 
 /// Metadata of 32 acting users, percent-encoded, is under 8 KiB; the rest is
@@ -59,7 +59,9 @@ pub async fn serve(
     let (reporter, health) = tonic_health::server::health_reporter();
     let mut names = services.names.clone();
     names.push("");
-    let max_age = Duration::from_secs(services.config.max_connection_age_s);
+    // Not all servers that started together send their clients away together.
+    let max_age = Duration::from_secs(services.config.max_connection_age_s)
+        .mul_f64(rand::random_range(0.9..1.1));
     let services = services
         .with(health)
         .with(reflection().build_v1()?)
@@ -70,9 +72,14 @@ pub async fn serve(
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        // With tonic's own grace a connection is not closed in peace but cut off when the
+        // grace is over (0.14.9), so `Aged` ends what holds on to one.
         .max_connection_age(max_age)
-        .max_connection_age_grace(AGE_GRACE)
-        .serve_with_incoming_shutdown(services, accepted(listener), shutdown.begun());
+        .serve_with_incoming_shutdown(
+            services,
+            accepted(listener, max_age + AGE_GRACE),
+            shutdown.begun(),
+        );
     let drained = async {
         shutdown.begun().await;
         sleep(shutdown.window().mul_f32(0.8)).await;
@@ -118,15 +125,18 @@ async fn report_health(
 
 /// Connections as they come. Errors of accepting (too many open files, a peer
 /// that is gone again) are waited out, at most a second each time, and never end it.
-fn accepted(listener: TcpListener) -> impl Stream<Item = Result<TcpStream, io::Error>> {
-    stream::unfold(listener, async |listener| {
+fn accepted(
+    listener: TcpListener,
+    age_limit: Duration,
+) -> impl Stream<Item = Result<Aged<TcpStream>, io::Error>> {
+    stream::unfold(listener, move |listener| async move {
         let mut pause = Duration::from_millis(10);
         loop {
             match listener.accept().await {
                 Ok((connection, _)) => {
                     // Without it a small answer may wait for the peer's acknowledgement.
                     let _ = connection.set_nodelay(true);
-                    return Some((Ok(connection), listener));
+                    return Some((Ok(Aged::new(connection, age_limit)), listener));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
