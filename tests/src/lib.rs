@@ -18,6 +18,7 @@ pub mod client;
 pub mod engine;
 pub mod history;
 pub mod http;
+pub mod nats;
 pub mod part;
 pub mod proxy;
 pub mod server;

@@ -12,6 +12,8 @@
 )]
 
 mod cast;
+mod figures;
+mod mesh;
 mod nemesis;
 mod phone;
 mod planted;
@@ -27,13 +29,22 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a trial is waiting.
     arguments.test_threads.get_or_insert(3);
-    libtest_mimic::run(&arguments, planted::cases()).exit_code()
+    let cases = [mesh::cases(), planted::cases()];
+    libtest_mimic::run(&arguments, cases.into_iter().flatten().collect()).exit_code()
+}
+
+/// The number that an environment variable holds, if it is set.
+fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    match text.parse() {
+        Ok(number) => Some(number),
+        Err(_) => panic!("{variable} is a number, not `{text}`"),
+    }
 }
 
 /// What `DRIVERS_TEST_SEED` says, or a fresh seed; printed.
 fn seed() -> u64 {
-    let seed = std::env::var("DRIVERS_TEST_SEED")
-        .map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    let seed = number("DRIVERS_TEST_SEED").unwrap_or_else(rand::random);
     println!("DRIVERS_TEST_SEED={seed}");
     seed
 }

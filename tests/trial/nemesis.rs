@@ -49,7 +49,7 @@ impl Way {
                 Self::Reset,
                 Self::Refuse,
             ],
-            Thing::Node(..) => &[Self::Kill, Self::Freeze],
+            Thing::Node(..) | Thing::Broker(_) => &[Self::Kill, Self::Freeze],
         }
     }
 
@@ -215,6 +215,17 @@ async fn commit(weak: &Weak, way: Way, held: Duration, recorder: &Recorder) {
                 proxy.reset();
             }
             proxy.conduct(Conduct::Pass);
+        }
+        Thing::Broker(nats) => {
+            if way == Way::Kill {
+                nats.kill().await;
+                sleep(held).await;
+                nats.restart().await;
+            } else {
+                nats.freeze().await;
+                sleep(held).await;
+                nats.thaw().await;
+            }
         }
         Thing::Node(cluster, node) => {
             if way == Way::Kill {

@@ -1,5 +1,6 @@
 //! What a trial runs against, and what of it can be broken.
 
+pub(crate) mod mesh;
 pub(crate) mod standalone;
 
 use std::net::SocketAddr;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 
 use tests::api::Api;
 use tests::cassandra::Cluster;
+use tests::nats::Nats;
 use tests::part::Part;
 use tests::proxy::Proxy;
 
@@ -40,6 +42,6 @@ pub(crate) struct Weak {
 pub(crate) enum Thing {
     Program(Arc<Part>),
     Link(Arc<Proxy>),
-    #[allow(dead_code, reason = "the mesh has them")]
+    Broker(Arc<Nats>),
     Node(Arc<Cluster>, u32),
 }
