@@ -1,8 +1,10 @@
 //! How the edge is configured. Durations are whole milliseconds in the keys that end in `_ms`.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
+use chassis::tls::{self, TlsError};
 use serde::{Deserialize, Serialize};
+use tokio_rustls::rustls::ServerConfig;
 
 use crate::outbox::OutboxLimits;
 
@@ -63,6 +65,26 @@ impl Config {
             bytes: self.outbox_bytes,
             stall: self.stall_timeout,
         }
+    }
+}
+
+/// Files of the certificate that phones are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The chain, PEM, its own certificate first.
+    pub certificate: PathBuf,
+    /// The private key of the first, PEM.
+    pub key: PathBuf,
+}
+
+impl Tls {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When one of them can't be used; names the file.
+    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        tls::load(&self.certificate, &self.key)
     }
 }
 

@@ -66,3 +66,9 @@ async fn on_scylla_it_serves_once_its_tables_are_made() {
     let folder = tempfile::tempdir().unwrap();
     PROGRAM.serves_from_a_keyspace(folder.path(), call).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_stopped_is_left_within_two_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    PROGRAM.is_left_while_it_hangs(folder.path(), call).await;
+}

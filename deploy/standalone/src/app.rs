@@ -10,18 +10,18 @@ use chassis::{
     database::{Database, DatabaseError, StoreUrl, open_folder, reach},
     embedded::DataFolder,
     health::{Latch, Readiness},
-    identity::Secret,
-    program::{Error, Part, ports, service::Service as _},
-    secret_file,
+    program::{Error, Part, ports, secret, service::Service as _},
     server::Services,
     shutdown::Shutdown,
     telemetry::Metrics,
-    tls,
 };
-use gateway::hub::{self, Hub};
+use gateway::{
+    config::Tls,
+    edge::{self, Edge},
+    hub,
+};
 use tokio::{
     net::TcpListener,
-    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,8 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, InternalGrpc};
 
 /// Shares of the drain window, each from its beginning: by when which part has ended.
-const GATEWAY_SHARE: f32 = 0.7;
-const HUB_SHARE: f32 = 0.75;
+/// The edge comes first.
 const GRPC_SHARE: f32 = 0.85;
 const SERVICES_SHARE: f32 = 0.95;
 
@@ -84,8 +83,7 @@ pub struct App {
     window: Duration,
     phones: TcpListener,
     grpc: TcpListener,
-    edge: gateway::App,
-    hub: Hub,
+    edge: Edge,
     services: Services,
     parts: Parts,
     data: Data,
@@ -125,14 +123,11 @@ impl App {
     ) -> Result<Self, Error> {
         let at = listeners.addresses()?;
         let window = config.drain_window();
-        let tls = match &config.tls {
-            Some(tls) => Some(tls::load(&tls.certificate, &tls.key)?),
-            None => None,
-        };
+        let tls = config.tls.as_ref().map(Tls::load).transpose()?;
         let readiness = Readiness::new();
         let starting = ManuallyDrop::new(readiness.latch("the start of the program"));
         let any_ended = CancellationToken::new();
-        let grpc_end = Shutdown::new(window.mul_f32(GRPC_SHARE - HUB_SHARE));
+        let grpc_end = Shutdown::new(window.mul_f32(GRPC_SHARE - edge::SHARE));
         let shown = Admin {
             readiness: readiness.clone(),
             shutdown: grpc_end.clone(),
@@ -142,7 +137,7 @@ impl App {
 
         let bus = bus::connect(&config.bus).await?;
         let folder = open_folder(config.folder()).await?;
-        let secret = secret(&folder).await?;
+        let secret = secret(folder.secret_file()).await?;
         let (database, parts) = reach(None, async || {
             let database = open(&config.store(), &folder).await?;
             let parts = Parts::build(&config, &database, &bus).await?;
@@ -171,15 +166,12 @@ impl App {
         // A retry budget for each service: one that fails can't use up another's.
         let channel = || channel.clone().with_limits(&config.client);
         let called = hub::Services::new(channel(), channel(), channel());
-        let hub = Hub::new(called, bus, config.hub);
-        let mut edge = config.gateway;
-        edge.drain_window = edge.drain_window.min(window / 2);
+        let edge = Edge::new(config.gateway, config.hub, called, bus, tls, window);
         Ok(Self {
             window,
             phones: listeners.phones,
             grpc: listeners.grpc,
-            edge: gateway::App::new(edge, hub.rules(), tls),
-            hub,
+            edge,
             services,
             parts,
             data,
@@ -213,16 +205,11 @@ impl App {
             self.grpc_end,
             &any_ended,
         );
-        let (hub, edge, phones) = (self.hub, self.edge, self.phones);
-        let hub = Part::start("the hub", &any_ended, |stop| done(hub.run(stop)));
-        let edge = Part::start("the gateway", &any_ended, |stop| {
-            done(edge.run(phones, stop))
-        });
+        let edge = self.edge.serve(self.phones, &any_ended);
         drop(ManuallyDrop::into_inner(self.starting));
         Serving {
             window: self.window,
             edge,
-            hub,
             grpc,
             services,
             admin: self.admin,
@@ -236,8 +223,7 @@ impl App {
 /// The whole system, serving.
 pub struct Serving {
     window: Duration,
-    edge: Part,
-    hub: Part,
+    edge: edge::Serving,
     grpc: Part,
     services: [Part; 3],
     admin: Part,
@@ -263,14 +249,7 @@ impl Serving {
         let begun = Instant::now();
         let by = |share| begun + self.window.mul_f32(share);
 
-        let mut outcome = match self.edge.end(by(GATEWAY_SHARE)).await {
-            Err(Error::Late(_)) => {
-                tracing::warn!("phones that did not let go are cut off");
-                Ok(())
-            }
-            ended => ended,
-        };
-        outcome = outcome.and(self.hub.end(by(HUB_SHARE)).await);
+        let mut outcome = self.edge.end(begun).await;
         outcome = outcome.and(self.grpc.end(by(GRPC_SHARE)).await);
         for service in self.services {
             outcome = outcome.and(service.end(by(SERVICES_SHARE)).await);
@@ -284,14 +263,6 @@ impl Serving {
 async fn done(part: impl Future<Output = ()>) -> Result<(), Error> {
     part.await;
     Ok(())
-}
-
-async fn secret(folder: &DataFolder) -> Result<Secret, Error> {
-    let file = folder.secret_file();
-    spawn_blocking(move || secret_file::read_or_make(&file))
-        .await
-        .map_err(|_| Error::Ended("the reading of the secret"))?
-        .map_err(Error::Secret)
 }
 
 /// Opens the database; a keyspace is brought up to this version before.

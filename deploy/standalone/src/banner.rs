@@ -5,11 +5,8 @@ use std::{
     path::{self, Path, PathBuf},
 };
 
-use chassis::{
-    database::StoreUrl,
-    program::{ports::reachable, say},
-    telemetry::LogFormat,
-};
+use chassis::{database::StoreUrl, program::say, telemetry::LogFormat};
+use gateway::program::TryIt;
 
 use crate::{app::Addresses, config::Config};
 
@@ -67,11 +64,7 @@ impl fmt::Display for Banner {
             grpc,
             admin,
         } = self.at;
-        let (scheme, curl) = if self.tls {
-            ("https", "curl -k")
-        } else {
-            ("http", "curl")
-        };
+        let scheme = if self.tls { "https" } else { "http" };
         let data = self.data.display();
         writeln!(f, "drivers {} serves", env!("CARGO_PKG_VERSION"))?;
         writeln!(f, "  phones    {scheme}://{phones}  sign-up and Socket.IO")?;
@@ -87,12 +80,11 @@ impl fmt::Display for Banner {
             StoreUrl::File(_) => writeln!(f, "  data      {data}")?,
             StoreUrl::Scylla(url) => writeln!(f, "  data      {url}")?,
         }
-        writeln!(f, "Try:")?;
-        writeln!(
-            f,
-            "  {curl} {scheme}://{}/sign_up -d 'phone_number=998901234567&username=Sardor&gcm_token=none&device_type=linux'",
-            reachable(phones)
-        )
+        let try_it = TryIt {
+            phones,
+            tls: self.tls,
+        };
+        try_it.fmt(f)
     }
 }
 

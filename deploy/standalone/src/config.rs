@@ -18,6 +18,7 @@ use chassis::{
     telemetry::LogFormat,
 };
 use clap::Parser as _;
+use gateway::config::Tls;
 use serde::{Deserialize, Serialize};
 
 use crate::flags::Flags;
@@ -83,16 +84,6 @@ pub enum InternalGrpc {
     InProcess,
     /// Over `grpc_listen`, as it would in a mesh.
     Sockets,
-}
-
-/// Files of a certificate.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// The chain, PEM, its own certificate first.
-    pub certificate: PathBuf,
-    /// The private key of the first, PEM.
-    pub key: PathBuf,
 }
 
 impl Default for Config {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use chassis::config::Flag;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use gateway::program::Switch;
 
 const MORE: &str = "\
 Every flag is a key of the configuration, too, and there are more keys. Of the
@@ -65,19 +66,10 @@ pub(crate) struct Flags {
     log: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
 impl Flags {
     /// The flags that were given, as settings of their keys.
     pub(crate) fn settings(&self) -> Vec<Flag> {
-        let enabled = self.rate_limits.map(|switch| match switch {
-            Switch::On => "true".to_owned(),
-            Switch::Off => "false".to_owned(),
-        });
+        let enabled = self.rate_limits.map(Switch::setting);
         [
             ("--listen", "listen", &self.listen),
             ("--grpc-listen", "grpc_listen", &self.grpc_listen),

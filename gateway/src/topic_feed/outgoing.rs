@@ -193,7 +193,8 @@ impl Batch {
         let limit = latest.map_or(Duration::ZERO, |at| {
             at.saturating_duration_since(Instant::now())
         });
-        let call = (self.senders.into_iter()).fold(Call::within(limit), Call::acting_for);
+        let call = Call::within(limit).about(topic);
+        let call = (self.senders.into_iter()).fold(call, Call::acting_for);
         let request = call.request(SendMessagesRequest {
             topic_id: topic.get(),
             messages: messages

@@ -6,14 +6,18 @@ use std::{
     future::Future,
     io::{self, Write as _},
     panic::PanicHookInfo,
+    path::PathBuf,
     process::{ExitCode, exit},
     time::Duration,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    identity::Secret,
+    secret_file,
     shutdown::Signals,
     telemetry::{LogFormat, Metrics, init_logs},
 };
@@ -72,6 +76,17 @@ pub fn say(log: LogFormat, text: impl Display, line: impl FnOnce()) {
         }
         LogFormat::Json => line(),
     }
+}
+
+/// The bearer secret of the services in this file; made if there is none.
+///
+/// # Errors
+/// [`Error::Secret`].
+pub async fn secret(file: PathBuf) -> Result<Secret, Error> {
+    spawn_blocking(move || secret_file::read_or_make(&file))
+        .await
+        .map_err(|_| Error::Ended("the reading of the secret"))?
+        .map_err(Error::Secret)
 }
 
 fn live(

@@ -9,7 +9,6 @@ use http::{Request, Response};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     net::TcpListener,
-    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,6 @@ use crate::{
     embedded::DataFolder,
     health::{Latch, Readiness},
     identity::Secret,
-    secret_file,
     server::{Later, Services},
     shutdown::Shutdown,
     telemetry::{LogFormat, Metrics},
@@ -230,11 +228,7 @@ async fn secret<C>(settings: &Settings<C>, folder: Option<&DataFolder>) -> Resul
     };
     let in_folder = || folder.map(DataFolder::secret_file);
     let file = settings.secret_file.clone().or_else(in_folder);
-    let file = file.ok_or(not_set)?;
-    spawn_blocking(move || secret_file::read_or_make(&file))
-        .await
-        .map_err(|_| Error::Ended("the reading of the secret"))?
-        .map_err(Error::Secret)
+    super::secret(file.ok_or(not_set)?).await
 }
 
 /// A service, serving.

@@ -57,6 +57,12 @@ impl Program {
     /// The program in this folder, on ports that the system picks, with nothing else set.
     #[must_use]
     pub fn command(&self, folder: &Path) -> Command {
+        self.command_with_ports(folder, &["DRIVERS_GRPC_LISTEN", "DRIVERS_ADMIN_LISTEN"])
+    }
+
+    /// The same for a program with other ports: the variables that set them.
+    #[must_use]
+    pub fn command_with_ports(&self, folder: &Path, ports: &[&str]) -> Command {
         let mut command = Command::new(self.binary);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DRIVERS_") {
@@ -64,8 +70,7 @@ impl Program {
             }
         }
         command
-            .env("DRIVERS_GRPC_LISTEN", "127.0.0.1:0")
-            .env("DRIVERS_ADMIN_LISTEN", "127.0.0.1:0")
+            .envs(ports.iter().map(|port| (port, "127.0.0.1:0")))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -167,6 +172,42 @@ impl Program {
                 serde_json::from_str::<Value>(line).expect(line);
             }
         }
+    }
+
+    /// Of two replicas one is stopped, as by SIGSTOP or a machine that swaps: callers of
+    /// both wait for it once, and less than two seconds.
+    pub async fn is_left_while_it_hangs(
+        &self,
+        folder: &Path,
+        call: impl AsyncFn(Channel) -> Result<(), Status>,
+    ) {
+        let secret_file = folder.join("secret");
+        let mut replicas = ["file:one", "file:other"].map(|store| {
+            let mut command = self.command(folder);
+            command.args(["--log", "json", "--store", store]);
+            command.env("DRIVERS_SECRET_FILE", &secret_file);
+            self.start(command)
+        });
+        let urls = replicas.each_mut().map(|replica| {
+            let at = Addresses::of(&replica.logged("serving"));
+            format!("http://{}", at.grpc)
+        });
+        let secret = secret_file::read_or_make(&secret_file).unwrap();
+        let channel = Channel::connect(&urls.join(","), secret).unwrap();
+        for _ in 0..20 {
+            call(channel.clone()).await.unwrap();
+        }
+        replicas[0].signal(Signal::STOP);
+        let begun = Instant::now();
+        let mut waited = 0;
+        for _ in 0..50 {
+            let asked = Instant::now();
+            call(channel.clone()).await.unwrap();
+            waited += u32::from(asked.elapsed() > Duration::from_millis(900));
+        }
+        println!("50 calls beside a stopped replica: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(2), "{waited} waited");
+        assert!(waited <= 1, "{waited} waited for it");
     }
 
     /// A data folder has a secret of its own, and serves one program.
@@ -386,15 +427,28 @@ impl Addresses {
 }
 
 /// An address where nobody listens.
-fn free_port() -> SocketAddr {
+#[must_use]
+pub fn free_port() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-fn get(at: SocketAddr, path: &str) -> String {
+/// The whole answer to a GET of this path.
+#[must_use]
+pub fn get(at: SocketAddr, path: &str) -> String {
+    http(at, &format!("GET {path}"), "")
+}
+
+/// The whole answer to a request that begins like `POST /sign_up` and has this form.
+#[must_use]
+pub fn http(at: SocketAddr, line: &str, form: &str) -> String {
     let mut socket = TcpStream::connect(at).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let request = format!(
+        "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{form}",
+        form.len()
+    );
     socket.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
