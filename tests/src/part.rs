@@ -97,23 +97,46 @@ impl Part {
         assert!(child.is_none(), "{} runs", self.name);
         let start = self.starts.fetch_add(1, Ordering::Relaxed) + 1;
         let output = fs::File::create(self.log_of(start)).unwrap();
-        let mut command = Command::new(&self.program);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("DRIVERS_") {
-                command.env_remove(name);
-            }
-        }
-        let started = command
-            .args(&self.args)
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(&self.folder)
-            .stdin(Stdio::null())
+        let started = self
+            .command()
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("{}: {error}", self.program.display()));
         watcher::started(started.id(), &self.folder);
         *child = Some(started);
+    }
+
+    /// Runs it with one argument more until it ends by itself.
+    ///
+    /// # Panics
+    /// It does not end well.
+    pub async fn run(&self, command: &str) {
+        let mut command_line = self.command();
+        command_line.arg(command);
+        let ended = tokio::task::spawn_blocking(move || command_line.output());
+        let output = ended.await.unwrap().unwrap();
+        assert!(
+            output.status.success(),
+            "{} {command}: {}",
+            self.name,
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("DRIVERS_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(&self.folder)
+            .stdin(Stdio::null());
+        command
     }
 
     /// Waits until it says that it is ready.

@@ -17,8 +17,7 @@ use super::{Stack, Thing, Weak};
 
 /// How many of each program there are.
 const REPLICAS: usize = 2;
-/// The first of each service makes its tables, a few seconds of a node's work.
-const START: Duration = Duration::from_secs(120);
+const START: Duration = Duration::from_secs(60);
 const SECRET: &str = "5ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec2";
 
 /// The services, as the gateway's flags call them.
@@ -144,6 +143,9 @@ impl Mesh<'_> {
             .flag("--store", &self.store)
             .flag("--bus", format!("nats://{bus}"))
             .env("DRIVERS_DRAIN_WINDOW_MS", 3_000);
+        if number == 0 {
+            part.run("migrate").await;
+        }
         let part = match name {
             "message" => part.env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64),
             _ => part,
