@@ -76,7 +76,8 @@ pub struct Limits {
     pub heal: Moment,
     /// Allowed on top of any limit, for a busy machine.
     pub grace: Moment,
-    /// The longest until a send or a sign-in is answered.
+    /// The longest until a send or a sign-in is answered: the gateway tries a message for
+    /// eight seconds, but tells its sender only with those that were sent on with it.
     pub answer: Moment,
 }
 
@@ -85,7 +86,7 @@ impl Default for Limits {
         Self {
             heal: 5_000,
             grace: 1_000,
-            answer: 12_000,
+            answer: 20_000,
         }
     }
 }

@@ -17,6 +17,9 @@ const NODES: u32 = 1;
 /// What was broken has healed by the end of such a pause, or will be late; milliseconds.
 const PAUSE: std::ops::Range<u64> = 6_500..8_000;
 
+/// How often each device says something; milliseconds between.
+const SAYS: std::ops::Range<u64> = 800..4_000;
+
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::test("mesh::no_fault_is_seen_by_a_phone", || {
         in_runtime(no_fault_is_seen_by_a_phone())
@@ -30,10 +33,15 @@ async fn no_fault_is_seen_by_a_phone() -> Result<(), Failed> {
     let trial = Trial {
         seed,
         length: Duration::from_secs(length.into()),
+        says: SAYS,
         settle: Duration::from_secs(60),
     };
     let plan = Plan::new(&stack, seed, None, PAUSE);
     let (history, findings) = run(&stack, &trial, plan).await;
     figures::print(&history, &findings);
-    expect_none(seed, &history, &findings)
+    let sound = expect_none(seed, &history, &findings);
+    if sound.is_err() {
+        println!("what the programs logged is in {}", stack.keep().display());
+    }
+    sound
 }

@@ -17,9 +17,12 @@ use crate::cast::{Cast, Outgoing, Person, Phase};
 
 const EVENT: &str = "message_events";
 /// A little more than the checker allows for an answer.
-const ANSWER: Moment = 14_000;
-/// What has no answer by then is sent by another device, too.
+const ANSWER: Moment = 22_000;
+/// Of what has no answer by then a part is sent by another device, too.
 const DOUBT: Moment = 2_500;
+const DOUBTED: f64 = 0.3;
+/// What is not known to be sent is sent again after so long, milliseconds.
+const AGAIN: std::ops::Range<Moment> = 300..2_500;
 /// Who waits for so many answers says nothing.
 const UNANSWERED: usize = 100;
 
@@ -35,7 +38,13 @@ pub(crate) struct Phone {
 }
 
 impl Phone {
-    pub(crate) fn new(cast: &Arc<Cast>, person: &Arc<Person>, number: usize, seed: u64) -> Self {
+    pub(crate) fn new(
+        cast: &Arc<Cast>,
+        person: &Arc<Person>,
+        number: usize,
+        says: std::ops::Range<u64>,
+        seed: u64,
+    ) -> Self {
         // Each second one stays for long, and shows whether anybody is cut off.
         let stays = if number % 2 == 0 {
             4_000..20_000
@@ -47,7 +56,7 @@ impl Phone {
             person: Arc::clone(person),
             random: StdRng::seed_from_u64(seed),
             stays,
-            says: person.role.talks().then_some(400..2_400),
+            says: person.role.talks().then_some(says),
         }
     }
 
@@ -133,7 +142,7 @@ impl Session<'_> {
         loop {
             let pause = Duration::from_millis(random.random_range(10..40));
             while let Some(event) = client.next_within(pause).await {
-                if let Err(end) = self.hear(&event.name, &event.payload()) {
+                if let Err(end) = self.hear(&event.name, &event.payload(), random) {
                     return end;
                 }
             }
@@ -151,7 +160,7 @@ impl Session<'_> {
                 }
                 continue;
             }
-            if self.doubt(now) {
+            if self.doubt(now, random) {
                 return End::ByClient;
             }
             self.retry(client);
@@ -167,7 +176,7 @@ impl Session<'_> {
     }
 
     /// What came in; the end, where it means one.
-    fn hear(&mut self, name: &str, payload: &Value) -> Result<(), End> {
+    fn hear(&mut self, name: &str, payload: &Value, random: &mut StdRng) -> Result<(), End> {
         if name == "signin_response" {
             if payload["status"] == "ok" {
                 self.record.signed_in = Some(now());
@@ -199,7 +208,7 @@ impl Session<'_> {
         let mut state = self.person.state();
         if matches!(code.as_str(), "unavailable" | "rate_limited") {
             if let Some(outgoing) = state.of_stamp(&stamp) {
-                state.doubt(outgoing, now() + 300);
+                state.doubt(outgoing, now() + random.random_range(AGAIN));
             }
         } else {
             state.settle(&stamp);
@@ -210,11 +219,13 @@ impl Session<'_> {
     }
 
     /// Lets another device try what has no answer; whether it is time to give up.
-    fn doubt(&mut self, now: Moment) -> bool {
+    fn doubt(&mut self, now: Moment, random: &mut StdRng) -> bool {
         for (since, outgoing, doubted) in self.open.values_mut() {
             if now > *since + DOUBT && !*doubted {
                 *doubted = true;
-                self.person.state().doubt(outgoing.clone(), now);
+                if random.random_bool(DOUBTED) {
+                    self.person.state().doubt(outgoing.clone(), now);
+                }
             }
             if now > *since + ANSWER {
                 return true;

@@ -19,6 +19,9 @@ const FAITHFUL: &str = "memory:";
 /// All that can happen to an event.
 const UNRULY: &str = "memory:?drop=0.3&double=0.2&delay_ms=50&reorder=0.2&seed=1";
 
+/// How often each device says something; milliseconds between.
+const SAYS: std::ops::Range<u64> = 400..2_400;
+
 /// A bug, and what shows it.
 struct Planted {
     name: &'static str,
@@ -147,6 +150,7 @@ async fn found(bug: &Planted) -> Result<(), Failed> {
     let trial = Trial {
         seed,
         length: Duration::from_secs(15),
+        says: SAYS,
         settle: Duration::from_secs(8),
     };
     // Kills, one after the other, and no time to heal: it is about what was acknowledged.
@@ -166,6 +170,7 @@ async fn nothing_found(sound: &Planted) -> Result<(), Failed> {
     let trial = Trial {
         seed,
         length: Duration::from_secs(30),
+        says: SAYS,
         settle: Duration::from_secs(30),
     };
     let plan = Plan::new(&stack, seed, Some(sound.ways), 6_500..7_500);

@@ -25,6 +25,8 @@ pub(crate) struct Trial {
     pub(crate) seed: u64,
     /// How long people talk and things break.
     pub(crate) length: Duration,
+    /// How often each device says something; milliseconds between.
+    pub(crate) says: std::ops::Range<u64>,
     /// The longest until all that was sent is settled then.
     pub(crate) settle: Duration,
 }
@@ -47,7 +49,8 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
         };
         for number in 0..devices {
             // Those who have one only stay for long.
-            let phone = Phone::new(&cast, person, number + (devices % 2), random.random());
+            let number = number + (devices % 2);
+            let phone = Phone::new(&cast, person, number, trial.says.clone(), random.random());
             tasks.push(tokio::spawn(phone.run()));
         }
     }

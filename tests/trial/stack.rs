@@ -4,6 +4,7 @@ pub(crate) mod mesh;
 pub(crate) mod standalone;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tests::api::Api;
@@ -20,8 +21,15 @@ pub(crate) struct Stack {
     pub(crate) apis: Vec<Api>,
     /// What can be broken.
     pub(crate) weak: Vec<Weak>,
-    /// Kept as long as it runs.
-    _folder: tempfile::TempDir,
+    /// What the programs log into.
+    folder: tempfile::TempDir,
+}
+
+impl Stack {
+    /// Ends it, and keeps its folder for whoever looks for a reason.
+    pub(crate) fn keep(self) -> PathBuf {
+        self.folder.keep()
+    }
 }
 
 /// Something that can be broken.

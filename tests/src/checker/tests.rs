@@ -529,7 +529,7 @@ fn a_live_token_is_let_in() {
     let mut story = Story::told();
     let mut bob = story.client(BOB);
     bob.0.signed_in = None;
-    bob.ends(20_000, End::ByClient);
+    bob.ends(28_000, End::ByClient);
     assert_eq!(story.kinds(), [Kind::NotLetIn]);
     story.fault(1_000, 10_000, false);
     assert_eq!(story.kinds(), []);

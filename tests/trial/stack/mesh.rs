@@ -77,7 +77,7 @@ impl Stack {
             doors,
             apis: apis.collect(),
             weak,
-            _folder: folder,
+            folder,
         }
     }
 }

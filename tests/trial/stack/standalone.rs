@@ -57,7 +57,7 @@ impl Stack {
                 weak("drivers", Thing::Program(Arc::new(part))),
                 weak("phones", Thing::Link(door)),
             ],
-            _folder: folder,
+            folder,
         }
     }
 }
