@@ -600,12 +600,14 @@ impl TopicFeed {
     }
 }
 
-/// Whether the sender has been told of his message, or will be, whatever became of the call.
+/// Whether the sender has been told of his message since he emitted it, or will be,
+/// whatever became of the call. Who emitted it on another socket and was told there is not.
 fn is_told(outgoing: &Outgoing, audience: &Audience, recent: &Recent) -> bool {
     let session = &outgoing.session;
     let stamp = outgoing.stamp_id();
-    audience.has(session.session_id)
-        && stamp.is_some_and(|stamp| recent.holds(session.user.user_id, stamp))
+    stamp
+        .and_then(|stamp| recent.seq_of(session.user.user_id, stamp))
+        .is_some_and(|seq| seq > outgoing.emitted_at && audience.is_told(session.session_id, seq))
 }
 
 /// Subscribes, and asks for the head once that is in force: what is appended

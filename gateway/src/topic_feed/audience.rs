@@ -72,6 +72,14 @@ impl Audience {
         self.listeners.contains_key(&id) || self.catch_up_of(id).is_some()
     }
 
+    /// Whether this session, as a listener, has had the entry, or will.
+    pub(super) fn is_told(&self, id: SessionId, seq: Seq) -> bool {
+        match self.listeners.get(&id) {
+            Some(listener) => seq > listener.since,
+            None => self.catch_up_of(id).is_some_and(|one| seq > one.since),
+        }
+    }
+
     /// Whether no answer is open either.
     pub(super) fn is_done(&self) -> bool {
         self.is_empty() && self.unclaimed.is_empty()
@@ -314,5 +322,16 @@ mod tests {
         // He emitted it again after that.
         let answered_by = audience.answered_by(id, sent, last, last);
         assert_eq!(answered_by, AnsweredBy::Himself);
+    }
+
+    #[test]
+    fn who_came_after_a_message_is_not_told_of_it_by_listening() {
+        let (session, _frames) = session();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [before, last, next] = [2, 3, 4].map(Seq::new);
+        audience.listen(session, last, last);
+        assert!(!audience.is_told(id, before));
+        assert!(audience.is_told(id, next));
     }
 }
