@@ -33,6 +33,7 @@ pub(crate) fn print(history: &History, findings: &Findings) {
         }
     }
     sent.sort_unstable();
+    acknowledged.retain(|name| emitted.contains(name));
     println!("{} connections", history.connections.len());
     println!(
         "{} messages emitted, {} acknowledged, {} in the log; {} shown, {} of them to listeners in time",

@@ -82,10 +82,30 @@ pub(crate) struct Round {
 pub(crate) struct Plan {
     random: StdRng,
     pause: std::ops::Range<u64>,
-    /// All that can be done, in the order in which it will be; each once before any twice.
+    /// What can be done to programs and servers, and what to the links between them.
+    decks: [Deck; 2],
+}
+
+/// Some of all that can be done, in the order in which it will be: each once before any twice.
+#[derive(Default)]
+struct Deck {
     ways: Vec<(&'static str, Way)>,
     next: usize,
 }
+
+impl Deck {
+    fn draw(&mut self, random: &mut StdRng) -> Option<(&'static str, Way)> {
+        if self.next == 0 {
+            self.ways.shuffle(random);
+        }
+        let way = self.ways.get(self.next).copied();
+        self.next = (self.next + 1) % self.ways.len().max(1);
+        way
+    }
+}
+
+/// The share of faults that are of programs and servers: of links there are more kinds.
+const PROGRAMS: f64 = 0.6;
 
 impl Plan {
     /// All ways to break the stack, or only these; pauses of so many milliseconds.
@@ -95,8 +115,10 @@ impl Plan {
         only: Option<&[Way]>,
         pause: std::ops::Range<u64>,
     ) -> Self {
-        let mut ways = Vec::new();
+        let mut decks = [Deck::default(), Deck::default()];
         for weak in &stack.weak {
+            let deck = usize::from(matches!(weak.thing, Thing::Link(_)));
+            let ways = &mut decks[deck].ways;
             for way in Way::of(&weak.thing) {
                 let wanted = only.is_none_or(|only| only.contains(way));
                 if wanted && !ways.contains(&(weak.sort, *way)) {
@@ -104,23 +126,18 @@ impl Plan {
                 }
             }
         }
-        let mut random = StdRng::seed_from_u64(seed);
-        ways.shuffle(&mut random);
         Self {
-            random,
+            random: StdRng::seed_from_u64(seed),
             pause,
-            ways,
-            next: 0,
+            decks,
         }
     }
 
     fn next_way(&mut self) -> Option<(&'static str, Way)> {
-        if self.next >= self.ways.len() {
-            self.ways.shuffle(&mut self.random);
-            self.next = 0;
-        }
-        self.next += 1;
-        self.ways.get(self.next - 1).copied()
+        let first = usize::from(!self.random.random_bool(PROGRAMS));
+        let random = &mut self.random;
+        let way = self.decks[first].draw(random);
+        way.or_else(|| self.decks[1 - first].draw(random))
     }
 
     fn round(&mut self, stack: &Stack) -> Option<Round> {

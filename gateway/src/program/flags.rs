@@ -195,7 +195,11 @@ mod tests {
             ("USER_SVC", "user-svc:8081", "http://host:port"),
             ("MESSAGE_SVC", "dns://message-svc:8081", "dns:///name:port"),
             ("LISTEN", "8080", "an IP address and a port"),
-            ("BUS", "redis://there", "`memory:` is expected"),
+            (
+                "BUS",
+                "redis://there",
+                "`memory:` or `nats://host` is expected",
+            ),
             ("DRAIN_WINDOW_MS", "2999", "an integer of at least 3000"),
             ("STORE", "file:data", "there is no such key"),
         ] {
