@@ -55,6 +55,8 @@ pub(crate) enum Role {
     Suspect,
     /// He hears everything and says nothing.
     Listener,
+    /// So does he, until he leaves a lively topic for long.
+    Leaver,
     /// He is a member of nothing.
     Stranger,
 }
@@ -203,7 +205,7 @@ impl Cast {
     ) -> Self {
         let roles = std::iter::repeat_n(Role::Talker, TALKERS)
             .chain(std::iter::repeat_n(Role::Wanderer, WANDERERS))
-            .chain([Role::Suspect, Role::Listener, Role::Stranger]);
+            .chain([Role::Suspect, Role::Listener, Role::Leaver, Role::Stranger]);
         let mut people = Vec::new();
         for (number, role) in roles.enumerate() {
             let user = sign_up_at(stack.doors[number % stack.doors.len()]).await;

@@ -45,7 +45,7 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
         // Two devices each, which retry each other's messages.
         let devices = match person.role {
             Role::Talker | Role::Listener | Role::Suspect => 2,
-            Role::Wanderer | Role::Stranger => 1,
+            Role::Wanderer | Role::Leaver | Role::Stranger => 1,
         };
         for number in 0..devices {
             // Those who have one only stay for long.

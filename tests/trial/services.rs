@@ -128,6 +128,9 @@ pub(crate) async fn lead(cast: Arc<Cast>, seed: u64) {
         .flat_map(|person| topics.iter().map(|topic| (person.id, *topic)))
         .map(|(user, topic)| (now() + random.random_range(0..2_000), user, topic, true))
         .collect();
+    let leaver = (cast.people.iter()).find(|person| person.role == Role::Leaver);
+    let away = random.random_range(500..2_000);
+    next.extend(leaver.map(|person| (now() + away, person.id, cast.lively[0], false)));
     while cast.phase() == Phase::Talk {
         next.sort_unstable();
         let Some((at, user, topic, joins)) = next.first_mut() else {
@@ -139,7 +142,12 @@ pub(crate) async fn lead(cast: Arc<Cast>, seed: u64) {
         }
         let (user_id, topic_id) = (*user, *topic);
         let change = change(&cast, user_id, topic_id, *joins, random.random_bool(0.5)).await;
-        *at = now() + random.random_range(1_000..if *joins { 6_000 } else { 14_000 });
+        let pause = match (*joins, leaver.is_some_and(|person| person.id == user_id)) {
+            (true, _) => 1_000..6_000,
+            (false, true) => 14_000..18_000,
+            (false, false) => 1_000..14_000,
+        };
+        *at = now() + random.random_range(pause);
         *joins = !*joins;
         cast.recorder
             .add(|history| history.memberships.push(change));
