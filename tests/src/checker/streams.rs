@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Facts, Findings, Kind, deafens, told, whose};
+use super::{Facts, Findings, Kind, Term, deafens, told, whose};
 use crate::history::{Connection, Message, Moment, What};
 
 pub(super) fn check(facts: &Facts<'_>, findings: &mut Findings) {
@@ -73,6 +73,16 @@ struct Own {
     shown: u32,
 }
 
+impl Stream<'_> {
+    /// Whether something behind this seq was shown that was sent in the same term.
+    fn went_on(&self, log: &[Message], seq: i64, term: &Term) -> bool {
+        let later = log.iter().filter(|entry| entry.seq > seq);
+        later
+            .take_while(|entry| term.surely_holds(entry.sent_at))
+            .any(|entry| self.first.contains_key(&entry.seq))
+    }
+}
+
 impl<'a> Streams<'a> {
     fn will_be_emitted(&mut self, topic: i64, stamp: &'a str) {
         let stream = self.0.entry(topic).or_default();
@@ -105,11 +115,13 @@ impl<'a> Streams<'a> {
         stream.first.entry(message.seq).or_insert(at);
         // Each emit of a message has one answer, which may be no delivery.
         let mut is_answer = false;
+        let mut is_retry = false;
         if is_own
             && let Some(own) = stream.own.get_mut(message.stamp.as_str())
             && own.emitted > 0
         {
             is_answer = true;
+            is_retry = own.emits > 1 || own.may_cross;
             own.shown += 1;
             if own.shown > own.emitted + u32::from(own.may_cross) {
                 return Err(Kind::Doubled);
@@ -123,8 +135,10 @@ impl<'a> Streams<'a> {
             };
         }
         match stream.last {
-            // It may be the answer to a retry of what is older than the connection.
-            None if is_answer && message.sent_at <= signed_in => {}
+            // It may be the answer to a retry, of what is older than the connection or is
+            // yet to be delivered to somebody who has just joined.
+            None if is_answer && (is_retry || message.sent_at <= signed_in) => {}
+            Some(last) if is_retry && message.seq > last + 1 => {}
             Some(last) if message.seq < last => {
                 if !is_answer {
                     return Err(Kind::OutOfOrder);
@@ -157,9 +171,9 @@ fn whole(
         .skip(from)
         .take_while(|entry| entry.sent_at < end);
     for entry in while_open {
-        if !terms.iter().any(|term| term.surely_holds(entry.sent_at)) {
+        let Some(term) = terms.iter().find(|term| term.surely_holds(entry.sent_at)) else {
             continue;
-        }
+        };
         let settled = facts.settled(
             entry.sent_at,
             facts.limits.heal,
@@ -193,6 +207,9 @@ fn whole(
                     findings.slowest_heal = findings.slowest_heal.max(took);
                 }
             }
+            // Who leaves before it is due need not have it, unless he was shown a later one.
+            None if term.left.is_some_and(|(began, _)| began < due)
+                && !stream.went_on(log, entry.seq, term) => {}
             None if stream.last.is_some_and(|last| last > entry.seq) => {
                 broken(Kind::Hole, "shown later ones and not");
             }

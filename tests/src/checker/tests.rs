@@ -383,6 +383,40 @@ fn delivery_ends_after_leaving() {
 }
 
 #[test]
+fn who_leaves_before_an_entry_is_due_need_not_have_it() {
+    let left = |began, forgotten| {
+        let mut story = Story::told();
+        story.of(BOB).forgets(forgotten);
+        story.0.memberships.push(Membership {
+            user: BOB,
+            topic: TOPIC,
+            joins: false,
+            began: START + began,
+            done: START + began + 10,
+        });
+        story.kinds()
+    };
+    assert_eq!(left(4_000, 2), []);
+    assert_eq!(left(10_000, 2), [Kind::LateHeal]);
+    assert_eq!(left(4_000, 1), [Kind::Hole]);
+}
+
+#[test]
+fn the_answer_to_a_retry_may_come_before_its_delivery() {
+    let mut story = Story::told();
+    let third = message(3, 4_000);
+    let fourth = message(4, 4_100);
+    let mut ann = story.of(ANN);
+    ann.emits(3_990, "s3").emits(3_995, "s4").emits(4_005, "s4");
+    ann.shown(4_110, &fourth)
+        .shown(4_120, &third)
+        .shown(4_130, &fourth);
+    story.of(BOB).shown(4_120, &third).shown(4_130, &fourth);
+    story.entries().extend([third, fourth]);
+    assert_eq!(story.kinds(), []);
+}
+
+#[test]
 fn a_connection_ends_after_revocation() {
     let revoked = |ended| {
         let mut story = Story::told();
