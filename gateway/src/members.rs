@@ -135,6 +135,10 @@ impl Members {
 
     /// Tells a user's task that his memberships have this version now.
     pub(crate) fn tell_version(&self, user: UserId, version: i64) {
+        #[cfg(feature = "sabotage")]
+        if chassis::sabotage::is("ignore_membership") {
+            return;
+        }
         let behind = (self.users.get(&user)).is_some_and(|user| {
             let known = user.state.known().version;
             known != 0 && known != version
@@ -169,6 +173,10 @@ impl Members {
 
 /// Ends a session whose token counts no more.
 pub(crate) fn end_revoked(session: &SessionHandle) {
+    #[cfg(feature = "sabotage")]
+    if chassis::sabotage::is("ignore_revocation") {
+        return;
+    }
     session.outbox.end(EndReason::Revoked);
 }
 

@@ -9,6 +9,8 @@ mod outgoing;
 mod pace;
 mod payload;
 mod recent;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod sequence;
 
 use std::{
@@ -229,6 +231,8 @@ impl TopicFeed {
                 outgoing.emitted_at = self.last();
                 self.outgoing.push_back(*outgoing);
             }
+            #[cfg(feature = "sabotage")]
+            Command::Head(_) if chassis::sabotage::is("no_heads") => {}
             Command::Head(seq) => {
                 if let Some(following) = &mut self.following {
                     following.sequence.exists(seq);
@@ -289,6 +293,10 @@ impl TopicFeed {
     /// sockets have taken the page before.
     fn heal(&mut self, now: Instant) -> Option<Instant> {
         let following = self.following.as_ref()?;
+        #[cfg(feature = "sabotage")]
+        if self.hole_since.is_none() && chassis::sabotage::strikes("lost_wakeup", 0.5) {
+            self.under_way.reading |= following.sequence.missing() > 0;
+        }
         if self.under_way.reading {
             return None;
         }
@@ -300,15 +308,22 @@ impl TopicFeed {
             return Some(later);
         }
         let due = *self.hole_since.get_or_insert(now) + GRACE;
+        #[cfg(feature = "sabotage")]
+        let due = due + sabotage::late_heal();
         if now < due {
             return Some(due);
         }
         if !self.audience.has_taken_all() && now < due + MAX_DRAIN {
             return Some(now + DRAIN_CHECK);
         }
+        #[cfg(feature = "sabotage")]
+        if sabotage::drops_holes(&mut self.following) {
+            self.let_out();
+            return None;
+        }
         metrics::counter!("drivers_gateway_feed_reads_total").increment(1);
         self.under_way.reading = true;
-        let start = following.sequence.last().next();
+        let start = self.last().next();
         let page = page(Arc::clone(&self.house), self.topic, start);
         self.jobs.push(Box::pin(async { Done::Read(page.await) }));
         None
@@ -586,12 +601,14 @@ impl TopicFeed {
     }
 }
 
-/// Whether the sender has been told of his message, or will be, whatever became of the call.
+/// Whether the sender has been told of his message since he emitted it, or will be,
+/// whatever became of the call. Who emitted it on another socket and was told there is not.
 fn is_told(outgoing: &Outgoing, audience: &Audience, recent: &Recent) -> bool {
     let session = &outgoing.session;
     let stamp = outgoing.stamp_id();
-    audience.has(session.session_id)
-        && stamp.is_some_and(|stamp| recent.holds(session.user.user_id, stamp))
+    stamp
+        .and_then(|stamp| recent.seq_of(session.user.user_id, stamp))
+        .is_some_and(|seq| seq > outgoing.emitted_at && audience.is_told(session.session_id, seq))
 }
 
 /// Subscribes, and asks for the head once that is in force: what is appended

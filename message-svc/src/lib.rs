@@ -51,6 +51,8 @@ pub async fn build(
     };
     seed.apply(directory_store.as_ref()).await?;
 
+    #[cfg(feature = "sabotage")]
+    let log_store = log::sabotage::UnsureStore::over(log_store);
     let announcements = Arc::new(Announcements::new(bus));
     let directory = Arc::new(Directory::new(
         directory_store,

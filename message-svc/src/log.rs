@@ -8,6 +8,8 @@
 mod knowledge;
 mod lookup;
 mod pages;
+#[cfg(feature = "sabotage")]
+pub(crate) mod sabotage;
 mod settle;
 mod topic;
 #[cfg(test)]

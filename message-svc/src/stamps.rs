@@ -27,6 +27,10 @@ impl CurrentStamps {
     }
 
     pub(crate) fn slot(&self, owner: UserId, stamp: &Stamp) -> Option<u32> {
+        #[cfg(feature = "sabotage")]
+        if chassis::sabotage::is("forget_current_stamps") {
+            return None;
+        }
         self.slots.get(&(owner, stamp.clone())).copied()
     }
 
@@ -51,6 +55,10 @@ pub(crate) struct FullStamps {
 impl FullStamps {
     /// Whether the segment may hold this stamp; wrongly yes once in 65,536 times, never wrongly no.
     pub(crate) fn may_hold(&self, owner: UserId, stamp: &Stamp) -> bool {
+        #[cfg(feature = "sabotage")]
+        if chassis::sabotage::is("forget_full_stamps") {
+            return false;
+        }
         self.bits.0.contains(&key(owner, stamp))
     }
 

@@ -1,5 +1,6 @@
 //! People for tests.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::http;
@@ -31,6 +32,14 @@ pub fn unique() -> (String, String) {
 /// # Panics
 /// The server refused it.
 pub async fn sign_up(server: &Server) -> User {
+    sign_up_at(server.at.public).await
+}
+
+/// Signs somebody up at the HTTP port of a gateway.
+///
+/// # Panics
+/// It was refused.
+pub async fn sign_up_at(gateway: SocketAddr) -> User {
     let (phone_number, username) = unique();
     let body = serde_json::json!({
         "phone_number": phone_number,
@@ -39,7 +48,7 @@ pub async fn sign_up(server: &Server) -> User {
         "device_type": "android",
     });
     let answer = http::request(
-        server.at.public,
+        gateway,
         "POST",
         "/sign_up",
         &[("content-type", "application/json")],

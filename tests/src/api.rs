@@ -1,5 +1,7 @@
 //! The three services, called as an internal service calls them.
 
+use std::net::SocketAddr;
+
 use proto::message::v1::message_service_client::MessageServiceClient;
 use proto::message::v1::{
     CreateRoomRequest, CreateTopicRequest, Direction, Entry, JoinTopicRequest, ListEntriesRequest,
@@ -64,7 +66,11 @@ pub fn acting_for<T>(id: i64, username: &str, message: T) -> Request<T> {
 /// A channel to the server's gRPC port, with nothing on it.
 #[must_use]
 pub fn channel(server: &Server) -> Channel {
-    Endpoint::from_shared(format!("http://{}", server.at.grpc))
+    channel_to(server.at.grpc)
+}
+
+fn channel_to(address: SocketAddr) -> Channel {
+    Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
         .timeout(std::time::Duration::from_secs(20))
         .connect_lazy()
@@ -74,13 +80,22 @@ impl Api {
     /// Clients of this server.
     #[must_use]
     pub fn of(server: &Server) -> Self {
-        let channel = channel(server);
-        let bearer = Bearer(format!("Bearer {}", server.secret()).parse().unwrap());
-        let trusted = InterceptedService::new(channel, bearer);
+        Self::at([server.at.grpc; 3], &server.secret())
+    }
+
+    /// Clients of the services at these addresses: users, messages, presence.
+    ///
+    /// # Panics
+    /// The secret can't stand in a header.
+    #[must_use]
+    pub fn at(addresses: [SocketAddr; 3], secret: &str) -> Self {
+        let bearer = Bearer(format!("Bearer {secret}").parse().unwrap());
+        let [users, messages, presence] =
+            addresses.map(|address| InterceptedService::new(channel_to(address), bearer.clone()));
         Self {
-            users: UserServiceClient::new(trusted.clone()),
-            messages: MessageServiceClient::new(trusted.clone()),
-            presence: PresenceServiceClient::new(trusted),
+            users: UserServiceClient::new(users),
+            messages: MessageServiceClient::new(messages),
+            presence: PresenceServiceClient::new(presence),
         }
     }
 

@@ -6,6 +6,7 @@ mod raw;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -197,35 +198,43 @@ impl Client {
     /// # Panics
     /// It did not come to that.
     pub async fn connecting(kind: Kind, transport: Transport, server: &Server) -> Self {
+        Self::try_connect(kind, transport, server.at.public, PATIENCE)
+            .await
+            .unwrap_or_else(|why| panic!("{kind} on {transport}: {why}"))
+    }
+
+    /// Connects to this address without waiting for an upgrade to be done.
+    ///
+    /// # Errors
+    /// It was refused, or it took longer than the limit.
+    pub async fn try_connect(
+        kind: Kind,
+        transport: Transport,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> Result<Self, String> {
         let (sender, mut reports) = mpsc::unbounded_channel();
         let way = match kind {
-            Kind::Raw(eio) => Way::Raw(raw::Connection::open(
-                eio,
-                transport,
-                server.at.public,
-                sender,
-            )),
-            _ => Way::Driver(driver::Connection::open(
-                kind,
-                transport,
-                &server.url(),
-                sender,
-            )),
+            Kind::Raw(eio) => Way::Raw(raw::Connection::open(eio, transport, address, sender)),
+            _ => {
+                let url = format!("http://{address}");
+                Way::Driver(driver::Connection::open(kind, transport, &url, sender))
+            }
         };
+        let deadline = tokio::time::Instant::now() + limit;
         let label = format!("{kind} on {transport}");
         let mut upgraded = false;
         loop {
-            let report = tokio::time::timeout(PATIENCE, reports.recv())
-                .await
-                .unwrap_or_else(|_| panic!("{label}: not connected after {PATIENCE:?}"));
+            let report = tokio::time::timeout_at(deadline, reports.recv()).await;
             match report {
-                Some(Report::Connected) => break,
+                Ok(Some(Report::Connected)) => break,
                 // The engine may be done before the namespace is.
-                Some(Report::Upgraded) => upgraded = true,
-                other => panic!("{label}: did not connect: {other:?}"),
+                Ok(Some(Report::Upgraded)) => upgraded = true,
+                Ok(other) => return Err(format!("did not connect: {other:?}")),
+                Err(_) => return Err(format!("not connected after {limit:?}")),
             }
         }
-        Self {
+        Ok(Self {
             label,
             way,
             reports,
@@ -234,7 +243,7 @@ impl Client {
             next_ack: 0,
             upgraded,
             end: None,
-        }
+        })
     }
 
     fn command(&self, command: Command) {
@@ -427,6 +436,12 @@ impl Client {
     pub fn rest(&mut self) -> Vec<Received> {
         self.drain();
         self.events.drain(..).collect()
+    }
+
+    /// Why the connection ended, if it has.
+    pub fn ended(&mut self) -> Option<&str> {
+        self.drain();
+        self.end.as_deref()
     }
 
     /// Whether the connection is open as far as is known.

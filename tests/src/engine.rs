@@ -96,8 +96,9 @@ impl Ws {
     /// # Errors
     /// The server refused it.
     pub async fn open(address: SocketAddr, eio: Eio, sid: Option<&str>) -> Result<Self, String> {
-        let tcp = TcpStream::connect(address)
+        let tcp = tokio::time::timeout(PATIENCE, TcpStream::connect(address))
             .await
+            .map_err(|_| "connecting took too long".to_owned())?
             .map_err(|error| error.to_string())?;
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         Self::open_over(tcp, eio, sid).await
@@ -130,14 +131,16 @@ impl Ws {
     /// The server refused it, or said something else than the protocol has here.
     pub async fn connect(address: SocketAddr, eio: Eio) -> Result<Self, String> {
         let mut ws = Self::open(address, eio, None).await?;
-        let open = ws.packet().await.ok_or("ended before the handshake")?;
+        let open = ws.packet_within(PATIENCE).await?;
+        let open = open.ok_or("ended before the handshake")?;
         if !open.starts_with('0') {
             return Err(format!("no handshake: {open}"));
         }
         if eio == Eio::V4 {
             ws.send("40").await?;
         }
-        let joined = ws.packet().await.ok_or("ended before the namespace")?;
+        let joined = ws.packet_within(PATIENCE).await?;
+        let joined = joined.ok_or("ended before the namespace")?;
         if !joined.starts_with("40") {
             return Err(format!("no connect packet: {joined}"));
         }

@@ -13,9 +13,14 @@
 pub mod account;
 pub mod api;
 pub mod cassandra;
+pub mod checker;
 pub mod client;
 pub mod engine;
+pub mod history;
 pub mod http;
+pub mod nats;
+pub mod part;
+pub mod proxy;
 pub mod server;
 pub mod trial;
 

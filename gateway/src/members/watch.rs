@@ -96,6 +96,8 @@ impl Watch {
             return false;
         }
         let topics: Vec<TopicId> = self.state.known().memberships.keys().copied().collect();
+        #[cfg(feature = "sabotage")]
+        let topics = sabotaged(topics);
         stream::iter(topics)
             .map(|topic| self.listen(session, topic, None))
             .buffer_unordered(OPENING)
@@ -254,6 +256,10 @@ impl Watch {
 
     /// Applies a change that follows on what is known; reads all again where it does not.
     async fn changed(&mut self, changed: &MembershipChanged) {
+        #[cfg(feature = "sabotage")]
+        if chassis::sabotage::is("ignore_membership") {
+            return;
+        }
         let version = self.state.known().version;
         if version == 0 || changed.version <= version {
             return;
@@ -296,6 +302,15 @@ impl Watch {
         }
         matches!(tokio::time::timeout(LIMIT, coming).await, Ok(Ok(())))
     }
+}
+
+/// Topics besides, whoever may hear them.
+#[cfg(feature = "sabotage")]
+fn sabotaged(mut topics: Vec<TopicId>) -> Vec<TopicId> {
+    if chassis::sabotage::is("show_to_strangers") {
+        topics.extend((1_000..1_010).filter_map(TopicId::new));
+    }
+    topics
 }
 
 async fn next_event(events: &mut Option<Subscription>) -> Option<Received> {

@@ -28,7 +28,9 @@ type Unclaimed = BTreeMap<Seq, (Arc<SessionHandle>, Frame)>;
 /// Someone who listens.
 struct Listener {
     session: Arc<SessionHandle>,
-    /// He gets what is behind this.
+    /// He has had, or gets, what is behind this.
+    since: Seq,
+    /// And has had everything up to this, by whichever way.
     from: Seq,
 }
 
@@ -70,6 +72,14 @@ impl Audience {
         self.listeners.contains_key(&id) || self.catch_up_of(id).is_some()
     }
 
+    /// Whether this session, as a listener, has had the entry, or will.
+    pub(super) fn is_told(&self, id: SessionId, seq: Seq) -> bool {
+        match self.listeners.get(&id) {
+            Some(listener) => seq > listener.since,
+            None => self.catch_up_of(id).is_some_and(|one| seq > one.since),
+        }
+    }
+
     /// Whether no answer is open either.
     pub(super) fn is_done(&self) -> bool {
         self.is_empty() && self.unclaimed.is_empty()
@@ -100,7 +110,16 @@ impl Audience {
             });
         } else {
             let from = since;
-            self.listeners.insert(id, Listener { session, from });
+            #[cfg(feature = "sabotage")]
+            let from = super::sabotage::later(from);
+            self.listeners.insert(
+                id,
+                Listener {
+                    session,
+                    since,
+                    from,
+                },
+            );
         }
     }
 
@@ -123,6 +142,8 @@ impl Audience {
         self.listeners.retain(|_, listener| {
             if seq > listener.from {
                 listener.session.outbox.push(frame);
+                #[cfg(feature = "sabotage")]
+                super::sabotage::told(&listener.session.outbox, frame);
             }
             !listener.session.outbox.is_ended()
         });
@@ -164,7 +185,7 @@ impl Audience {
             if seq > last {
                 self.awaited.insert(id, seq);
             }
-            seq > listener.from && (seq > last || seq > emitted_at)
+            seq > listener.since && (seq > last || seq > emitted_at)
         } else if let Some(one) = self.catch_up_of(id) {
             seq > one.since && (seq > one.cursor || seq > emitted_at)
         } else {
@@ -227,9 +248,14 @@ impl Audience {
             }
             one.cursor = seq;
         }
-        let (session, from) = (Arc::clone(&one.session), one.cursor);
+        let (session, since, from) = (Arc::clone(&one.session), one.since, one.cursor);
         if from >= last {
-            self.listeners.insert(id, Listener { session, from });
+            let listener = Listener {
+                session,
+                since,
+                from,
+            };
+            self.listeners.insert(id, listener);
         } else {
             self.catching_up.push_back(one);
         }
@@ -243,3 +269,69 @@ impl Audience {
 
 /// A socket that has not taken what it was given yet.
 pub(super) struct Slow;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use chassis::id::UserId;
+    use proto::message::v1::{Author, Message, entry::Kind};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        frame::Generation,
+        outbox::{Outbox, OutboxLimits},
+        rules::SignedIn,
+    };
+
+    fn entry(seq: i64) -> Entry {
+        Entry {
+            seq,
+            owner: Some(Author::default()),
+            kind: Some(Kind::Message(Message::default())),
+            ..Entry::default()
+        }
+    }
+
+    fn session() -> (Arc<SessionHandle>, impl Sized) {
+        let (wire, frames) = mpsc::channel(10);
+        let session = SessionHandle {
+            session_id: [1; 16],
+            user: SignedIn {
+                user_id: UserId::new(1).unwrap(),
+                username: "one".into(),
+                roles: Vec::new(),
+            },
+            token_sha256: [1; 32],
+            outbox: Outbox::new(Generation::Eio4, OutboxLimits::default(), wire),
+        };
+        (Arc::new(session), frames)
+    }
+
+    #[test]
+    fn who_had_his_message_as_he_caught_up_is_not_told_again() {
+        let (session, _frames) = session();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [joined_at, sent, last] = [1, 2, 3].map(Seq::new);
+        audience.listen(session, joined_at, last);
+        assert!(audience.catch_up(id, &[entry(2), entry(3)], last));
+        let answered_by = audience.answered_by(id, sent, joined_at, last);
+        assert_eq!(answered_by, AnsweredBy::Feed);
+        // He emitted it again after that.
+        let answered_by = audience.answered_by(id, sent, last, last);
+        assert_eq!(answered_by, AnsweredBy::Himself);
+    }
+
+    #[test]
+    fn who_came_after_a_message_is_not_told_of_it_by_listening() {
+        let (session, _frames) = session();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [before, last, next] = [2, 3, 4].map(Seq::new);
+        audience.listen(session, last, last);
+        assert!(!audience.is_told(id, before));
+        assert!(audience.is_told(id, next));
+    }
+}

@@ -67,6 +67,10 @@ impl Outgoing {
     pub(crate) fn fail(self, code: FailCode, sentence: &str) {
         metrics::counter!("drivers_gateway_sends_failed_total", "code" => code.as_str())
             .increment(1);
+        #[cfg(feature = "sabotage")]
+        if chassis::sabotage::is("swallow_failures") {
+            return;
+        }
         let frame = message_failure(code, sentence, self.message.stamp_id.as_deref());
         self.session.outbox.push(&frame);
         if let Some(ack) = self.ack {

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 
-use chassis::id::UserId;
+use chassis::id::{Seq, UserId};
 use proto::message::v1::{Entry, entry::Kind};
 
 /// More than one call holds several times over: a call that fails is about messages
 /// that are new.
 const KEPT: usize = 1_024;
 
-/// The owners and stamps of the newest entries.
+/// The owners and stamps of the newest entries, and where these stand.
 #[derive(Default)]
-pub(super) struct Recent(VecDeque<(UserId, String)>);
+pub(super) struct Recent(VecDeque<(UserId, String, Seq)>);
 
 impl Recent {
     /// Takes an entry in. Those without a stamp of the client are not looked for.
@@ -26,11 +26,15 @@ impl Recent {
         if self.0.len() >= KEPT {
             self.0.pop_front();
         }
-        self.0.push_back((owner, message.stamp_id.clone()));
+        self.0
+            .push_back((owner, message.stamp_id.clone(), Seq::new(entry.seq)));
     }
 
-    /// Whether this message is among them.
-    pub(super) fn holds(&self, owner: UserId, stamp: &str) -> bool {
-        (self.0.iter()).any(|(other, known)| *other == owner && known == stamp)
+    /// Where this message stands, if it is among them.
+    pub(super) fn seq_of(&self, owner: UserId, stamp: &str) -> Option<Seq> {
+        let mut entries = self.0.iter();
+        entries
+            .find(|(other, known, _)| *other == owner && known == stamp)
+            .map(|(_, _, seq)| *seq)
     }
 }

@@ -5,6 +5,8 @@ use std::{collections::VecDeque, ops::Range, time::Duration};
 use chassis::id::{Seq, TopicId};
 use futures::future::BoxFuture;
 
+#[cfg(feature = "sabotage")]
+use super::sabotage;
 use super::{Log, writer::place};
 use crate::{
     entry::{Placed, Segment},
@@ -35,13 +37,16 @@ impl Log {
         start: Option<Seq>,
         limit: usize,
     ) -> Result<Vec<Placed>, Error> {
-        match direction {
+        let page = match direction {
             Direction::Forward => {
                 let start = start.unwrap_or(Seq::ZERO).max(Seq::ZERO.next());
-                Ok(self.forward(topic, start, limit).await?)
+                self.forward(topic, start, limit).await?
             }
-            Direction::Backward => Ok(self.backward(topic, start, limit).await?),
-        }
+            Direction::Backward => self.backward(topic, start, limit).await?,
+        };
+        #[cfg(feature = "sabotage")]
+        let page = sabotage::swapped(page);
+        Ok(page)
     }
 
     async fn forward(

@@ -41,6 +41,10 @@ pub(super) async fn settle(
     let settled = loop {
         let batch = entries.get(..count).unwrap_or(entries);
         match try_batch(store, segment, head, batch, waiting, &mut unsure).await {
+            #[cfg(feature = "sabotage")]
+            _ if unsure && chassis::sabotage::is("unknown_is_refused") => {
+                break Settled::Unknown(String::new());
+            }
             Ok(Appended::Applied) => break Settled::Applied(count),
             Ok(Appended::Stale { head }) => break Settled::Stale(head),
             Err(AppendError::Unavailable(why)) => break Settled::Unavailable(why),
@@ -78,6 +82,10 @@ async fn try_batch(
     let mut pauses = settling_pauses().build();
     loop {
         let error = match store.append(segment, head, batch).await {
+            #[cfg(feature = "sabotage")]
+            Err(AppendError::Unknown(_)) if chassis::sabotage::is("unknown_is_applied") => {
+                return Ok(Appended::Applied);
+            }
             Err(AppendError::Unknown(why)) => {
                 metrics::counter!("drivers_message_unknown_outcomes_total").increment(1);
                 *unsure = true;

@@ -72,6 +72,13 @@ impl Waiting {
         let _gone = self.answer.send(result);
     }
 
+    /// Answers early, and once more later, in vain.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn answer_early(&mut self, sent: Sent) {
+        let answer = std::mem::replace(&mut self.answer, oneshot::channel().0);
+        let _gone = answer.send(Ok(sent));
+    }
+
     pub(super) fn is_abandoned(&self) -> bool {
         self.answer.is_closed()
     }
@@ -186,6 +193,8 @@ impl TopicLog {
             }
             batch.extend((queue.waiting.pop_front()).filter(|next| is_wanted && next.claim.take()));
         }
+        #[cfg(feature = "sabotage")]
+        super::sabotage::turned_round(&mut batch);
         batch
     }
 

@@ -11,6 +11,8 @@ use chassis::{
     id::{TopicId, UserId},
 };
 
+#[cfg(feature = "sabotage")]
+use super::sabotage;
 use super::{
     Sent, Shared,
     knowledge::Knowledge,
@@ -65,6 +67,11 @@ fn give_up(topic: TopicId, batch: VecDeque<Waiting>, error: &StoreError) -> Opti
     tracing::warn!(%topic, messages = batch.len(), %error, "messages could not be appended");
     for waiting in batch {
         let answer = if waiting.tried {
+            #[cfg(feature = "sabotage")]
+            if chassis::sabotage::is("unknown_is_refused") {
+                waiting.answer(Err(Error::TopicClosed));
+                continue;
+            }
             Error::OutcomeUnknown
         } else {
             Error::NotStored("the store is unavailable")
@@ -115,6 +122,8 @@ async fn write_run(
     if entries.is_empty() {
         return Ok(());
     }
+    #[cfg(feature = "sabotage")]
+    sabotage::before_the_append(shared, knowledge, &entries, &mut waiting);
     let settled = settle(
         shared.store.as_ref(),
         &knowledge.segment,
@@ -191,6 +200,8 @@ impl Run {
 
     fn push(&mut self, waiting: Waiting) {
         let entry = entry(&waiting, self.sent_at_ms);
+        #[cfg(feature = "sabotage")]
+        let entry = sabotage::back_in_time(entry);
         self.bytes_left = self.bytes_left.saturating_sub(entry.weight());
         self.entries.push(entry);
         self.waiting.push_back(waiting);
@@ -216,6 +227,8 @@ async fn judge(
     let owner = waiting.owner.id;
     let stamps = batch.iter().map(|one| (one.owner.id, &one.stamp));
     if let Some(placed) = (knowledge.stamped(shared, asked.looked_up, stamps).await)? {
+        #[cfg(feature = "sabotage")]
+        let placed = sabotage::afresh(placed);
         let Kind::Message(content) = &placed.entry.kind;
         return Ok(if *content != waiting.content {
             Verdict::Answer(Err(Error::StampReused))

@@ -133,7 +133,10 @@ where
 /// The environment of this process; what is not Unicode is cut out of it.
 #[must_use]
 pub fn environment() -> Vec<(String, String)> {
-    std::env::vars_os()
+    let variables = std::env::vars_os();
+    #[cfg(feature = "sabotage")]
+    let variables = variables.filter(|(name, _)| name != crate::sabotage::VARIABLE);
+    variables
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }

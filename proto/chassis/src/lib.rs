@@ -16,6 +16,8 @@ pub mod id;
 pub mod identity;
 mod methods;
 pub mod program;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod secret_file;
 pub mod server;
 pub mod shutdown;

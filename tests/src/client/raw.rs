@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::{Command, Report, Transport};
+use crate::PATIENCE;
 use crate::engine::{Eio, Polling, Ws};
 
 pub(super) struct Connection {
@@ -170,7 +171,7 @@ async fn polling(
     if upgrade {
         let mut ws = Ws::open(address, eio, Some(&session.sid)).await?;
         ws.send("2probe").await?;
-        let probed = ws.packet().await;
+        let probed = ws.packet_within(PATIENCE).await?;
         if probed.as_deref() != Some("3probe") {
             return Err(format!("the upgrade was not confirmed: {probed:?}"));
         }
@@ -226,9 +227,10 @@ async fn polling(
                 if last {
                     break Ok("io client disconnect".to_owned());
                 }
-                if !answer.is_ok_and(|answer| answer.status == 200) {
-                    // The polls may still bring what came before the end.
-                    continue;
+                // What was refused may be followed by polls with what came before the end;
+                // what did not arrive is an end, as it is for official clients.
+                if answer.is_err() {
+                    break Ok("transport error".to_owned());
                 }
             },
             _ = pings.tick() => { let _ = session.post("2").await; },

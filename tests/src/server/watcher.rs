@@ -47,11 +47,11 @@ fn tell(line: &str) {
 }
 
 /// A server was started on this folder.
-pub(super) fn started(pid: u32, folder: &Path) {
+pub(crate) fn started(pid: u32, folder: &Path) {
     tell(&format!("+ {pid} {}", folder.display()));
 }
 
 /// It has ended.
-pub(super) fn ended(pid: u32) {
+pub(crate) fn ended(pid: u32) {
     tell(&format!("- {pid}"));
 }

@@ -243,15 +243,16 @@ async fn what_a_store_says_when_it_fails_is_not_told() {
     let mut client = MessageServiceClient::new(app.service());
     directory.is_away.store(true, SeqCst);
 
-    let unavailable = refused(Code::Unavailable, "STORE_UNAVAILABLE", &[]);
     let request = pb::SendMessageRequest {
         topic_id: 1,
         message: Some(message("foobar")),
     };
     let status = client.send_message(by_person(15, request)).await;
     let status = status.unwrap_err();
-    assert_eq!(status.message(), "the store is unavailable");
-    assert_eq!(details(Err::<(), _>(status)), unavailable);
+    let why = "the message was not stored: the store is unavailable";
+    assert_eq!(status.message(), why);
+    let not_stored = refused(Code::Unavailable, "NOT_STORED", &[]);
+    assert_eq!(details(Err::<(), _>(status)), not_stored);
 
     let request = pb::SendMessagesRequest {
         topic_id: 1,
@@ -261,11 +262,14 @@ async fn what_a_store_says_when_it_fails_is_not_told() {
     let Some(Outcome::Failure(failure)) = &answer.get_ref().results[0].outcome else {
         panic!("sent: {answer:?}")
     };
-    assert_eq!(failure.reason(), ErrorReason::StoreUnavailable);
-    assert_eq!(failure.message, "the store is unavailable");
+    assert_eq!(failure.reason(), ErrorReason::NotStored);
+    assert_eq!(failure.message, why);
 
     let answer = client.get_topic(pb::GetTopicRequest { topic_id: 1 }).await;
-    assert_eq!(details(answer), unavailable);
+    assert_eq!(
+        details(answer),
+        refused(Code::Unavailable, "STORE_UNAVAILABLE", &[])
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,45 @@
+//! Bugs of a feed that the trial has to find; see [`chassis::sabotage`].
+
+use std::time::Duration;
+
+use chassis::{
+    id::Seq,
+    sabotage::{is, strikes},
+};
+
+use super::Following;
+use crate::{
+    frame::Frame,
+    outbox::{EndReason, Outbox},
+};
+
+/// `late_heal`: a hole waits longer than is promised.
+pub(super) fn late_heal() -> Duration {
+    Duration::from_secs(if is("late_heal") { 8 } else { 0 })
+}
+
+/// `drop_hole`: what is missing is left out.
+pub(super) fn drops_holes(following: &mut Option<Following>) -> bool {
+    match following {
+        Some(following) if is("drop_hole") => {
+            following.sequence.skip_hole();
+            true
+        }
+        _ => false,
+    }
+}
+
+/// `double_emit`: a socket is told twice. `cut_healthy`: it is ended for nothing.
+pub(super) fn told(outbox: &Outbox, frame: &Frame) {
+    if strikes("double_emit", 0.02) {
+        outbox.push(frame);
+    }
+    if strikes("cut_healthy", 0.002) {
+        outbox.end(EndReason::SlowReader);
+    }
+}
+
+/// `listen_late`: whoever signs in misses the next entry.
+pub(super) fn later(from: Seq) -> Seq {
+    if is("listen_late") { from.next() } else { from }
+}

@@ -1,0 +1,124 @@
+//! What senders were told: of each message something, once and for all the same, and true.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{Facts, Findings, Kind, Name, hinders, name, told, whose};
+use crate::history::{Connection, Message, What};
+
+/// After these a message may still have been stored, or may be sent again.
+const PASSING: [&str; 2] = ["unavailable", "rate_limited"];
+
+pub(super) fn check(facts: &Facts<'_>, findings: &mut Findings) {
+    as_stored(facts, findings);
+    let mut settled = HashSet::new();
+    for connection in &facts.history.connections {
+        answered(facts, connection, &mut settled, findings);
+    }
+    for call in &facts.history.calls {
+        if call.sent.is_some() {
+            settled.insert((call.user, call.topic, call.stamp.as_str()));
+        }
+    }
+    for (owner, topic, stamp) in facts.emitted.keys() {
+        if !settled.contains(&(*owner, *topic, *stamp)) {
+            findings.add(
+                Kind::Untold,
+                format!("what became of {stamp} in topic {topic} was never told"),
+            );
+        }
+    }
+}
+
+/// All that was shown of a message is what the log has.
+fn as_stored(facts: &Facts<'_>, findings: &mut Findings) {
+    let shown = facts.history.connections.iter().flat_map(|connection| {
+        connection
+            .events
+            .iter()
+            .filter_map(|event| match &event.what {
+                What::Shown(message) => Some(message.as_ref()),
+                _ => None,
+            })
+    });
+    let called = facts.history.calls.iter().filter_map(|call| {
+        let (_, message) = call.sent.as_ref()?;
+        Some(message.as_ref())
+    });
+    let mut seen: HashMap<Name<'_>, HashSet<&Message>> = HashMap::new();
+    for message in shown.chain(called) {
+        seen.entry(name(message)).or_default().insert(message);
+    }
+    for (named, messages) in seen {
+        let ids: HashSet<i64> = messages.iter().map(|message| message.id).collect();
+        if ids.len() > 1 {
+            findings.add(
+                Kind::OtherId,
+                format!("{named:?} was shown with the ids {ids:?}"),
+            );
+        }
+        for message in messages {
+            match facts.stored.get(&named) {
+                None => findings.add(Kind::Lost, format!("{message:?} is not in the log")),
+                Some(stored) if *stored != message => findings.add(
+                    Kind::Differs,
+                    format!("{message:?} was shown, {stored:?} is stored"),
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+/// Each emit is answered while its connection lives, and no answer is untrue.
+fn answered<'a>(
+    facts: &Facts<'a>,
+    connection: &'a Connection,
+    settled: &mut HashSet<Name<'a>>,
+    findings: &mut Findings,
+) {
+    let mut open: HashMap<Name<'_>, i64> = HashMap::new();
+    for event in &connection.events {
+        match &event.what {
+            What::Emitted { topic, stamp } => {
+                open.entry((connection.user, *topic, stamp))
+                    .or_insert(event.at);
+            }
+            What::Shown(message) if message.owner == connection.user => {
+                open.remove(&name(message));
+                settled.insert(name(message));
+            }
+            What::Failed { stamp, code } => {
+                let of_stamp = |(_, _, other): &Name<'_>| other == stamp;
+                let Some(named) = open.keys().copied().find(of_stamp) else {
+                    continue;
+                };
+                open.remove(&named);
+                if PASSING.contains(&code.as_str()) {
+                    continue;
+                }
+                settled.insert(named);
+                if facts.stored.contains_key(&named) && facts.emitted.get(&named) == Some(&1) {
+                    findings.add(
+                        Kind::Contradicted,
+                        format!("{stamp} failed with {code} and is in the log"),
+                    );
+                }
+            }
+            What::Shown(_) | What::Refused { .. } => {}
+        }
+    }
+    let limit = facts.limits.answer;
+    for ((_, topic, stamp), at) in open {
+        let due = facts.settled(at, limit, hinders(connection.gateway)) + limit;
+        if facts.end(connection) > due {
+            findings.add(
+                Kind::Untold,
+                format!(
+                    "{} was not told what became of {stamp} in topic {topic}, emitted at {}",
+                    whose(facts, connection),
+                    told(facts, at)
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The trial: people talk over a real mesh while a nemesis breaks it at random, and a
+//! checker holds what everybody saw against the log and the promises. And the trial of
+//! the checker, with bugs that are planted.
+//!
+//! `DRIVERS_TEST_SEED` repeats all choices of a run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a failed expectation of a test is a panic"
+)]
+
+mod cast;
+mod figures;
+mod mesh;
+mod nemesis;
+mod phone;
+mod planted;
+mod run;
+mod services;
+mod stack;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Most of a trial is waiting.
+    arguments.test_threads.get_or_insert(3);
+    let cases = [mesh::cases(), planted::cases()];
+    libtest_mimic::run(&arguments, cases.into_iter().flatten().collect()).exit_code()
+}
+
+/// The number that an environment variable holds, if it is set.
+fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    let text = std::env::var(variable).ok()?;
+    match text.parse() {
+        Ok(number) => Some(number),
+        Err(_) => panic!("{variable} is a number, not `{text}`"),
+    }
+}
+
+/// What `DRIVERS_TEST_SEED` says, or a fresh seed; printed.
+fn seed() -> u64 {
+    let seed = number("DRIVERS_TEST_SEED").unwrap_or_else(rand::random);
+    println!("DRIVERS_TEST_SEED={seed}");
+    seed
+}
+
+/// Runs a case in a runtime of its own.
+fn in_runtime(case: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(case)
+}

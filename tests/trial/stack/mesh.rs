@@ -1,0 +1,216 @@
+//! Two of each program over NATS and Cassandra, with a proxy between any two that call
+//! each other.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tests::api::Api;
+use tests::cassandra::{Cluster, new_keyspace};
+use tests::nats::Nats;
+use tests::part::{Part, free_address, program};
+use tests::proxy::Proxy;
+
+use super::{Stack, Thing, Weak};
+
+/// How many of each program there are.
+const REPLICAS: usize = 2;
+const START: Duration = Duration::from_secs(60);
+const SECRET: &str = "5ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec2";
+
+/// The services, as the gateway's flags call them.
+const SERVICES: [&str; 3] = ["user", "message", "presence"];
+
+impl Stack {
+    /// Starts it over a cluster of so many nodes, and waits until all of it is ready.
+    pub(crate) async fn mesh(nodes: u32) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("drivers-mesh-")
+            .tempdir()
+            .unwrap();
+        let (cluster, nats) = futures::future::join(Cluster::start(nodes), Nats::start()).await;
+        let (cluster, nats) = (Arc::new(cluster), Arc::new(nats));
+        let secret = folder.path().join("secret");
+        std::fs::write(&secret, SECRET).unwrap();
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mut mesh = Mesh {
+            folder: folder.path(),
+            store: cluster.url(&new_keyspace()),
+            nats: Arc::clone(&nats),
+            weak: Vec::new(),
+        };
+        let mut services = Vec::new();
+        for service in SERVICES {
+            let mut replicas = Vec::new();
+            for number in 0..REPLICAS {
+                replicas.push(mesh.service(service, number).await);
+            }
+            services.push(replicas);
+        }
+        let mut doors = Vec::new();
+        for number in 0..REPLICAS {
+            doors.push(mesh.gateway(number, &services).await);
+        }
+        let mut weak = mesh.weak;
+        let all = || (0..REPLICAS).collect::<Vec<_>>();
+        weak.push(Weak {
+            sort: "nats",
+            name: "nats".into(),
+            thing: Thing::Broker(nats),
+            deafens: all(),
+            cuts: Vec::new(),
+        });
+        weak.extend((1..=nodes).map(|node| Weak {
+            sort: "database",
+            name: format!("database node {node}"),
+            thing: Thing::Node(Arc::clone(&cluster), node),
+            deafens: all(),
+            cuts: Vec::new(),
+        }));
+        let apis = (0..REPLICAS).map(|number| {
+            let [users, messages, presence] = [0, 1, 2].map(|service| services[service][number]);
+            Api::at([users, messages, presence], SECRET)
+        });
+        Self {
+            doors,
+            apis: apis.collect(),
+            weak,
+            folder,
+        }
+    }
+}
+
+/// A mesh that is being started.
+struct Mesh<'a> {
+    folder: &'a Path,
+    store: String,
+    nats: Arc<Nats>,
+    weak: Vec<Weak>,
+}
+
+impl Mesh<'_> {
+    /// A proxy between two, which can be broken.
+    async fn link(
+        &mut self,
+        sort: &'static str,
+        name: String,
+        target: SocketAddr,
+        deafens: Vec<usize>,
+    ) -> SocketAddr {
+        let proxy = Arc::new(Proxy::start(target).await);
+        let address = proxy.address;
+        self.weak.push(Weak {
+            sort,
+            name,
+            thing: Thing::Link(proxy),
+            deafens,
+            cuts: Vec::new(),
+        });
+        address
+    }
+
+    fn part(&self, name: &str, number: usize, admin: SocketAddr) -> Part {
+        let program = program(&format!("drivers-{name}"));
+        Part::new(format!("{name} {number}"), program, self.folder, admin)
+            .flag("--admin-listen", admin)
+            .flag("--log", "text")
+            .env("DRIVERS_SECRET_FILE", self.folder.join("secret").display())
+    }
+
+    /// Starts a replica of a service; where it serves.
+    async fn service(&mut self, name: &'static str, number: usize) -> SocketAddr {
+        let (grpc, admin) = (free_address(), free_address());
+        // Of messages the listeners hear, whichever replica has written them.
+        let deafens: Vec<usize> = match name {
+            "message" => (0..REPLICAS).collect(),
+            _ => Vec::new(),
+        };
+        let (sort, sort_of_link) = match name {
+            "user" => ("user", "user-nats"),
+            "message" => ("message", "message-nats"),
+            _ => ("presence", "presence-nats"),
+        };
+        let between = format!("{name} {number} and nats");
+        let nats = self.nats.address;
+        let bus = self
+            .link(sort_of_link, between, nats, deafens.clone())
+            .await;
+        let part = self
+            .part(name, number, admin)
+            .flag("--grpc-listen", grpc)
+            .flag("--store", &self.store)
+            .flag("--bus", format!("nats://{bus}"))
+            .env("DRIVERS_DRAIN_WINDOW_MS", 3_000);
+        if number == 0 {
+            part.run("migrate").await;
+        }
+        let part = match name {
+            "message" => part.env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64),
+            _ => part,
+        };
+        self.start(sort, part, deafens, Vec::new()).await;
+        grpc
+    }
+
+    /// Starts a gateway; where phones reach it.
+    async fn gateway(&mut self, number: usize, services: &[Vec<SocketAddr>]) -> SocketAddr {
+        let (public, admin) = (free_address(), free_address());
+        let between = format!("gateway {number} and nats");
+        let nats = self.nats.address;
+        let bus = self.link("gateway-nats", between, nats, vec![number]).await;
+        let mut part = self
+            .part("gateway", number, admin)
+            .flag("--listen", public)
+            .flag("--bus", format!("nats://{bus}"))
+            .flag("--rate-limits", "off")
+            .env("DRIVERS_DRAIN_WINDOW_MS", 5_000);
+        for (name, replicas) in SERVICES.into_iter().zip(services) {
+            let (sort, deafens) = match name {
+                "user" => ("gateway-user", Vec::new()),
+                "message" => ("gateway-message", vec![number]),
+                _ => ("gateway-presence", Vec::new()),
+            };
+            let mut peers = Vec::new();
+            for (replica, address) in replicas.iter().enumerate() {
+                let between = format!("gateway {number} and {name} {replica}");
+                let near = self.link(sort, between, *address, deafens.clone()).await;
+                peers.push(format!("http://{near}"));
+            }
+            part = part.flag(&format!("--{name}-svc"), peers.join(","));
+        }
+        self.start("gateway", part, vec![number], vec![number])
+            .await;
+        let door = self
+            .link(
+                "phones",
+                format!("phones and gateway {number}"),
+                public,
+                vec![number],
+            )
+            .await;
+        if let Some(weak) = self.weak.last_mut() {
+            weak.cuts = vec![number];
+        }
+        door
+    }
+
+    async fn start(
+        &mut self,
+        sort: &'static str,
+        part: Part,
+        deafens: Vec<usize>,
+        cuts: Vec<usize>,
+    ) {
+        part.start();
+        part.ready_within(START).await;
+        self.weak.push(Weak {
+            sort,
+            name: part.name.clone(),
+            thing: Thing::Program(Arc::new(part)),
+            deafens,
+            cuts,
+        });
+    }
+}
