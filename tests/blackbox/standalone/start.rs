@@ -246,10 +246,10 @@ async fn a_bad_value_is_named_with_its_source_and_what_was_expected(_: World) {
     says(&ended, &[key::DRAIN_WINDOW_MS, &file, "soon", "expected"]);
     let ended = Server::refused(
         &folder,
-        Options::default().with(key::BUS, "\"nats://example.com\""),
+        Options::default().with(key::BUS, "\"nats://127.0.0.1?colour=red\""),
     )
     .await;
-    says(&ended, &["bus", "nats"]);
+    says(&ended, &["bus", "colour"]);
     let ended = Server::refused(
         &folder,
         Options::default().with(key::BUS, "\"memory:?drop=2\""),
