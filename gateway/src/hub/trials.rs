@@ -4,7 +4,7 @@
 
 mod stage;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chassis::bus::misbehaving::Misbehaviour;
 
@@ -119,6 +119,27 @@ async fn a_services_absence_is_bridged_and_the_order_kept() {
         );
         stage.end().await;
     }
+}
+
+#[tokio::test]
+async fn who_has_waited_long_is_not_kept_waiting_for_who_came_late() {
+    let limit = Duration::from_secs(2);
+    let stage = Stage::with_send_limit(calm(), limit);
+    let mut sender = stage.sign_in(1).await;
+    stage.log.trouble(Trouble::Away, u32::MAX);
+    stage.send(&sender, message("under way", "x"));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let begun = Instant::now();
+    stage.send(&sender, message("waits", "x"));
+    tokio::time::sleep(limit - Duration::from_millis(200)).await;
+    stage.send(&sender, message("comes late", "x"));
+    assert_eq!(sender.failed(limit).await, "under way");
+    assert_eq!(sender.failed(limit).await, "waits");
+    // The time of one more try.
+    let waited = begun.elapsed();
+    assert!(waited < limit + Duration::from_millis(1_500), "{waited:?}");
+    assert_eq!(sender.failed(limit * 2).await, "comes late");
+    stage.end().await;
 }
 
 #[tokio::test]

@@ -30,6 +30,9 @@ const MAX_MESSAGES: usize = 256;
 const MAX_BYTES: usize = 1 << 20;
 const MAX_SENDERS: usize = 32;
 
+/// Least time of a call, however little a message of it has left: that of one try.
+const SHORTEST_CALL: Duration = Duration::from_secs(1);
+
 /// A message that a socket here has emitted and that is not answered yet.
 pub(crate) struct Outgoing {
     pub(super) session: Arc<SessionHandle>,
@@ -185,12 +188,11 @@ impl Batch {
     /// Sends them, and says what became of each.
     pub(super) async fn send(self, services: Services, topic: TopicId) -> Answered {
         let messages = self.messages.iter();
-        let latest = messages
-            .clone()
-            .map(|(outgoing, _)| outgoing.deadline)
-            .max();
-        let limit = latest.map_or(Duration::ZERO, |at| {
+        // Who has waited longest is not kept waiting for those who came last.
+        let due = (messages.clone()).map(|(outgoing, _)| outgoing.deadline);
+        let limit = due.min().map_or(SHORTEST_CALL, |at| {
             at.saturating_duration_since(Instant::now())
+                .max(SHORTEST_CALL)
         });
         let call = Call::within(limit).about(topic);
         let call = (self.senders.into_iter()).fold(call, Call::acting_for);

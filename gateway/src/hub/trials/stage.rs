@@ -75,19 +75,29 @@ pub(super) struct Socket {
 impl Socket {
     /// The seq and the body of the next message.
     pub(super) async fn sent(&mut self, limit: Duration) -> (i64, String) {
-        let packet = tokio::time::timeout(limit, self.frames.recv()).await;
-        let packet = packet.unwrap().unwrap();
-        let (name, payload): (String, serde_json::Value) =
-            serde_json::from_str(&packet.as_str()[1..]).unwrap();
-        assert_eq!(
-            (name.as_str(), &payload["event_type"]),
-            ("message_events", &"sent".into())
-        );
+        let payload = self.hears("sent", limit).await;
         let data = &payload["data"];
         (
             data["seq"].as_i64().unwrap(),
             data["body"].as_str().unwrap().to_owned(),
         )
+    }
+
+    /// The stamp of the message that fails next, for nothing is known of it.
+    pub(super) async fn failed(&mut self, limit: Duration) -> String {
+        let payload = self.hears("fail", limit).await;
+        assert_eq!(payload["code"], "unavailable");
+        payload["stamp_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn hears(&mut self, event_type: &str, limit: Duration) -> serde_json::Value {
+        let packet = tokio::time::timeout(limit, self.frames.recv()).await;
+        let packet = packet.unwrap().unwrap();
+        let (name, payload): (String, serde_json::Value) =
+            serde_json::from_str(&packet.as_str()[1..]).unwrap();
+        assert_eq!(name, "message_events");
+        assert_eq!(payload["event_type"], event_type, "{payload}");
+        payload
     }
 
     pub(super) async fn hears_nothing(&mut self) {
