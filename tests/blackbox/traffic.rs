@@ -210,7 +210,10 @@ impl Traffic {
     /// becomes known now. Then all of it is there, once.
     pub(crate) async fn settle_all(&mut self, server: &Server) {
         let (settled, random) = (&self.settled, &mut self.random);
-        let due: HashSet<&String> = (self.ledger.keys())
+        // In an order that the seed repeats.
+        let mut stamps: Vec<&String> = self.ledger.keys().collect();
+        stamps.sort();
+        let due: HashSet<&String> = (stamps.into_iter())
             .filter(|stamp| !settled.contains(*stamp) || random.random_range(0..20) == 0)
             .collect();
         let everybody = self.users.iter().enumerate().map(|(owner, user)| {
