@@ -195,13 +195,14 @@ async fn start<S: Service>(
         let service = S::build(&settings.service, &database, Arc::clone(&bus)).await?;
         Ok((database, service))
     });
-    // At the start alone: that the broker is lost later makes nobody less ready.
+    // At the start alone: that the broker is lost later makes nobody less ready. It is asked
+    // first, for the bus within a process is there at once and is not to be seen waited for.
     let reaching_broker = async {
         bus::reached(bus.as_ref()).await;
         drop(broker);
         Ok(())
     };
-    let ((database, service), ()) = tokio::try_join!(reaching_database, reaching_broker)?;
+    let ((), (database, service)) = tokio::try_join!(reaching_broker, reaching_database)?;
     later.is(service.server());
     let service = Part::start("the service", &any_ended, |stop| async move {
         service.run(stop).await;
