@@ -1,8 +1,8 @@
 //! How the edge is configured. Durations are whole milliseconds in the keys that end in `_ms`.
 
-use std::{num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
-use chassis::tls::{self, TlsError};
+use chassis::tls::{self, Reloaded, TlsError};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -79,12 +79,12 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads them.
+    /// Reads them, and again when they change. Has to be called within a runtime.
     ///
     /// # Errors
     /// When one of them can't be used; names the file.
-    pub fn load(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        tls::load(&self.certificate, &self.key)
+    pub fn load(&self) -> Result<Reloaded<ServerConfig>, TlsError> {
+        tls::load_again(self.certificate.clone(), self.key.clone())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use chassis::tls::Reloaded;
 use chassis::{
     bus::Bus,
     program::{Error, Part},
@@ -40,7 +41,7 @@ impl Edge {
         hub: HubConfig,
         services: Services,
         bus: Arc<dyn Bus>,
-        tls: Option<Arc<ServerConfig>>,
+        tls: Option<Reloaded<ServerConfig>>,
         window: Duration,
     ) -> Self {
         config.drain_window = config.drain_window.min(window / 2);

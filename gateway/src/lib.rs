@@ -32,6 +32,7 @@ mod topic_feed;
 
 use std::{sync::Arc, time::Duration};
 
+use chassis::tls::Reloaded;
 use tokio::{
     net::TcpListener,
     time::{MissedTickBehavior, interval, timeout},
@@ -63,7 +64,7 @@ pub struct App {
 impl App {
     /// An edge in front of `rules`; with `tls`, for `https` and `wss` only.
     #[must_use]
-    pub fn new(config: Config, rules: Arc<dyn Rules>, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub fn new(config: Config, rules: Arc<dyn Rules>, tls: Option<Reloaded<ServerConfig>>) -> Self {
         let limiter = Arc::new(Limiter::new(&config.rate_limits));
         let sockets = Arc::new(Sockets::new(config.clone(), rules.clone(), limiter.clone()));
         let server = Server {

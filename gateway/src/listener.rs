@@ -3,6 +3,7 @@
 use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
+use chassis::tls::Reloaded;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -40,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Server {
     pub(crate) requests: Requests,
     pub(crate) router: Router,
-    pub(crate) tls: Option<Arc<ServerConfig>>,
+    pub(crate) tls: Option<Reloaded<ServerConfig>>,
     pub(crate) stall_timeout: Duration,
     /// No new connections, and none that stays.
     pub(crate) stop: CancellationToken,
@@ -102,8 +103,8 @@ impl Server {
         }
         match &self.tls {
             None => self.http(stream, address, permit).await,
-            Some(config) => {
-                let handshake = TlsAcceptor::from(config.clone()).accept(stream);
+            Some(newest) => {
+                let handshake = TlsAcceptor::from(newest.current()).accept(stream);
                 let stream = tokio::select! {
                     () = self.stop.cancelled() => return,
                     stream = timeout(TLS_LIMIT, handshake) => stream,

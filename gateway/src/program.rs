@@ -14,6 +14,7 @@ use chassis::{
     program::{self, Error, Part, Process, ports},
     shutdown::Shutdown,
     telemetry::Metrics,
+    tls::MutualTls,
 };
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -89,7 +90,13 @@ struct Needs {
     user_svc: Peers,
     message_svc: Peers,
     presence_svc: Peers,
-    secret_file: PathBuf,
+    shown: Shown,
+}
+
+/// What the services are shown.
+enum Shown {
+    Secret(PathBuf),
+    Certificate(MutualTls),
 }
 
 /// Serves both ports. Who comes before the services are there waits for them.
@@ -118,17 +125,22 @@ async fn start(
     };
     let admin = ports::serve_admin(admin, shown, &any_ended);
 
-    let secret = program::secret(needs.secret_file).await?;
-    let channel = |service, peers| {
-        let credentials = Credentials {
-            secret: secret.clone(),
-        };
+    let identities = settings.identities;
+    let shown = match needs.shown {
+        Shown::Secret(file) => Credentials::Secret(program::secret(file).await?),
+        Shown::Certificate(mtls) => Credentials::Certificate {
+            own: mtls.load()?,
+            service: None,
+        },
+    };
+    let channel = |service, peers, name| {
+        let credentials = shown.clone().to_be_shown_to(name);
         // A retry budget for each service: one that fails can't use up another's.
         Channel::to(service, &peers, credentials).map(|it| it.with_limits(&settings.client))
     };
-    let user = channel(USER.0, needs.user_svc)?;
-    let message = channel(MESSAGE.0, needs.message_svc)?;
-    let presence = channel(PRESENCE.0, needs.presence_svc)?;
+    let user = channel(USER.0, needs.user_svc, identities.user_svc)?;
+    let message = channel(MESSAGE.0, needs.message_svc, identities.message_svc)?;
+    let presence = channel(PRESENCE.0, needs.presence_svc, identities.presence_svc)?;
     let called = hub::Services::new(user.clone(), message.clone(), presence.clone());
     let bus = bus::connect(&settings.bus).await?;
     if settings.bus.starts_with("memory:") {

@@ -21,6 +21,7 @@ use ::http::{HeaderMap, HeaderValue, Request, Response};
 use bytes::Bytes;
 use chassis::{
     health::Readiness,
+    identity::Gate,
     program::testing::{Program, Running, free_port, get, http},
     secret_file,
     server::{ServerConfig, Services, serve},
@@ -95,7 +96,7 @@ impl<const WHICH: usize> Service<Request<Body>> for Played<WHICH> {
 /// The three services at one address, as long as the runtime lives.
 fn play(at: SocketAddr, folder: &Path, called: &Called) -> Runtime {
     let secret = secret_file::read_or_make(&folder.join("secret")).unwrap();
-    let services = Services::new(ServerConfig::default(), Some(secret))
+    let services = Services::new(ServerConfig::default(), Gate::Secret(secret))
         .with(Played::<0>(Arc::clone(called)))
         .with(Played::<1>(Arc::clone(called)))
         .with(Played::<2>(Arc::clone(called)));
@@ -228,6 +229,22 @@ fn a_wrong_configuration_is_one_sentence_that_names_the_key() {
     let mut wrong = command(folder.path(), free_port());
     wrong.args(["--listen", &address]);
     PROGRAM.refuses(wrong, 1, &[&address, "in use", "`listen`"]);
+
+    let beyond = || {
+        let mut command = command(folder.path(), free_port());
+        command.args(["--listen", "0.0.0.0:0"]);
+        command
+    };
+    PROGRAM.refuses(beyond(), 2, &["`listen`", "beyond this machine", "`tls"]);
+    let mut accepted = beyond();
+    accepted.env("DRIVERS_PLAINTEXT", "accept");
+    ends(start(accepted).0);
+
+    let mut wrong = command(folder.path(), free_port());
+    for key in ["CERTIFICATE", "KEY", "CA"] {
+        wrong.env(format!("DRIVERS_MTLS__{key}"), "none.pem");
+    }
+    PROGRAM.refuses(wrong, 1, &["none.pem", "can't be read"]);
 
     let mut wrong = command(folder.path(), free_port());
     wrong.env("DRIVERS_TLS__CERTIFICATE", "none.pem");

@@ -15,22 +15,25 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::authority::Certificate;
 use crate::server::Server;
 
-/// Puts the bearer secret on every call.
+/// Puts the bearer secret on every call, where there is one.
 #[derive(Clone)]
-pub struct Bearer(MetadataValue<Ascii>);
+pub struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("authorization", self.0.clone());
+        if let Some(secret) = &self.0 {
+            request
+                .metadata_mut()
+                .insert("authorization", secret.clone());
+        }
         Ok(request)
     }
 }
 
-/// A channel whose calls carry the secret.
+/// A channel whose calls are let in.
 pub type Trusted = InterceptedService<Channel, Bearer>;
 
 /// Clients of the three services.
@@ -70,10 +73,13 @@ pub fn channel(server: &Server) -> Channel {
 }
 
 fn channel_to(address: SocketAddr) -> Channel {
+    endpoint(address).connect_lazy()
+}
+
+fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint::from_shared(format!("http://{address}"))
         .unwrap()
         .timeout(std::time::Duration::from_secs(20))
-        .connect_lazy()
 }
 
 impl Api {
@@ -89,9 +95,24 @@ impl Api {
     /// The secret can't stand in a header.
     #[must_use]
     pub fn at(addresses: [SocketAddr; 3], secret: &str) -> Self {
-        let bearer = Bearer(format!("Bearer {secret}").parse().unwrap());
+        let bearer = Bearer(Some(format!("Bearer {secret}").parse().unwrap()));
+        Self::over(addresses.map(channel_to), &bearer)
+    }
+
+    /// The same for who shows this certificate.
+    #[must_use]
+    pub fn by_certificate(addresses: [SocketAddr; 3], own: &Certificate) -> Self {
+        let channels = addresses.map(|address| {
+            let own = own.clone();
+            let connector = tower::service_fn(move |_| own.clone().connect(address));
+            endpoint(address).connect_with_connector_lazy(connector)
+        });
+        Self::over(channels, &Bearer(None))
+    }
+
+    fn over(channels: [Channel; 3], bearer: &Bearer) -> Self {
         let [users, messages, presence] =
-            addresses.map(|address| InterceptedService::new(channel_to(address), bearer.clone()));
+            channels.map(|channel| InterceptedService::new(channel, bearer.clone()));
         Self {
             users: UserServiceClient::new(users),
             messages: MessageServiceClient::new(messages),

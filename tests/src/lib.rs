@@ -12,6 +12,7 @@
 
 pub mod account;
 pub mod api;
+pub mod authority;
 pub mod cassandra;
 pub mod checker;
 pub mod client;

@@ -5,15 +5,17 @@ use std::{future::Future, mem::ManuallyDrop, net::SocketAddr, sync::Arc, time::D
 use chassis::{
     admin::Admin,
     bus::{self, Bus},
-    client::Channel,
+    client::{Channel, Credentials},
     cql::migrations::migrate,
     database::{Database, DatabaseError, StoreUrl, open_folder, reach},
     embedded::DataFolder,
     health::{Latch, Readiness},
+    identity::Gate,
     program::{Error, Part, ports, secret, service::Service as _},
     server::Services,
     shutdown::Shutdown,
     telemetry::Metrics,
+    tls::MutualTls,
 };
 use gateway::{
     config::Tls,
@@ -138,6 +140,7 @@ impl App {
         let bus = bus::connect(&config.bus).await?;
         let folder = open_folder(config.folder()).await?;
         let secret = secret(folder.secret_file()).await?;
+        let mtls = config.mtls.as_ref().map(MutualTls::load).transpose()?;
         let (database, parts) = reach(None, async || {
             let database = open(&config.store(), &folder).await?;
             let parts = Parts::build(&config, &database, &bus).await?;
@@ -150,18 +153,29 @@ impl App {
             database,
             _folder: folder,
         };
-        let all = |secret| {
-            Services::new(config.grpc.clone(), secret)
+        let all = |gate| {
+            Services::new(config.grpc.clone(), gate)
                 .with(parts.users.service())
                 .with(parts.messages.service())
                 .with(parts.presences.service())
         };
-        let services = all(Some(secret.clone()));
+        let grpc = ports::reachable(at.grpc);
+        let (gate, url, shown) = match mtls {
+            Some(own) => (
+                Gate::Certificate(own.clone(), Arc::new(config.callers.clone())),
+                format!("https://{grpc}"),
+                Credentials::Certificate { own, service: None },
+            ),
+            None => (
+                Gate::Secret(secret.clone()),
+                format!("http://{grpc}"),
+                Credentials::Secret(secret),
+            ),
+        };
+        let services = all(gate);
         let channel = match config.internal_grpc {
-            InternalGrpc::InProcess => Channel::local(all(None)),
-            InternalGrpc::Sockets => {
-                Channel::connect(&format!("http://{}", ports::reachable(at.grpc)), secret)?
-            }
+            InternalGrpc::InProcess => Channel::local(all(Gate::Shut)),
+            InternalGrpc::Sockets => Channel::to("services", &url.parse()?, shown)?,
         };
         // A retry budget for each service: one that fails can't use up another's.
         let channel = || channel.clone().with_limits(&config.client);

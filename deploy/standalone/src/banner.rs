@@ -15,6 +15,7 @@ use crate::{app::Addresses, config::Config};
 pub struct Banner {
     at: Addresses,
     tls: bool,
+    mtls: bool,
     data: PathBuf,
     store: StoreUrl,
     format: LogFormat,
@@ -27,6 +28,7 @@ impl Banner {
         Self {
             at,
             tls: config.tls.is_some(),
+            mtls: config.mtls.is_some(),
             data: absolute(config.folder()),
             store: match config.store() {
                 StoreUrl::File(folder) => StoreUrl::File(absolute(&folder)),
@@ -44,6 +46,7 @@ impl Banner {
                 grpc_listen = %self.at.grpc,
                 admin_listen = %self.at.admin,
                 tls = self.tls,
+                mtls = self.mtls,
                 data = %self.data.display(),
                 store = %self.store,
                 version = env!("CARGO_PKG_VERSION"),
@@ -68,10 +71,14 @@ impl fmt::Display for Banner {
         let data = self.data.display();
         writeln!(f, "drivers {} serves", env!("CARGO_PKG_VERSION"))?;
         writeln!(f, "  phones    {scheme}://{phones}  sign-up and Socket.IO")?;
-        writeln!(
-            f,
-            "  services  http://{grpc}  gRPC, the secret is in {data}/secret"
-        )?;
+        if self.mtls {
+            writeln!(f, "  services  https://{grpc}  gRPC, by certificate")?;
+        } else {
+            writeln!(
+                f,
+                "  services  http://{grpc}  gRPC, the secret is in {data}/secret"
+            )?;
+        }
         writeln!(
             f,
             "  health    http://{admin}  /readyz, /livez and /metrics"

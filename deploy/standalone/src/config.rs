@@ -10,12 +10,14 @@ use chassis::{
     client::ClientConfig,
     config::{environment, load},
     database::StoreUrl,
+    identity::Callers,
     program::{
         Error,
-        keys::{address, bus, drain_window},
+        keys::{self, Plaintext, address, bus, drain_window},
     },
     server::ServerConfig,
     telemetry::LogFormat,
+    tls::MutualTls,
 };
 use clap::Parser as _;
 use gateway::config::Tls;
@@ -55,6 +57,14 @@ pub struct Config {
     /// With a certificate phones connect by TLS, and only so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// With a certificate internal services connect by TLS, and only so, and show their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MutualTls>,
+    /// Which of them may call what, by the names in certificates; has to be set with `mtls`.
+    pub callers: Callers,
+    /// Whether `listen` and `grpc_listen` may be plain beyond this machine: `accept` where
+    /// a proxy or a mesh encrypts.
+    pub plaintext: Plaintext,
     /// How long the end of the program may take, in milliseconds, at least 3,000.
     /// Sockets are closed over the gateway's own window, at most half of this one.
     #[serde(deserialize_with = "drain_window")]
@@ -100,6 +110,9 @@ impl Default for Config {
             bus: "memory:".to_owned(),
             internal_grpc: InternalGrpc::default(),
             tls: None,
+            mtls: None,
+            callers: Callers::default(),
+            plaintext: Plaintext::default(),
             drain_window_ms: 20_000,
             gateway: gateway::config::Config::default(),
             hub: gateway::hub::HubConfig::default(),
@@ -122,6 +135,25 @@ impl Config {
         let flags = Flags::parse();
         let config = load(flags.config.as_deref(), environment(), &flags.settings())?;
         Ok(config)
+    }
+
+    /// Refuses ports that anybody could listen in on.
+    ///
+    /// # Errors
+    /// What is missing, or set in vain.
+    pub fn check_ports(&self) -> Result<(), Error> {
+        if self.tls.is_none() {
+            let instead = "`tls.certificate` and `tls.key`";
+            self.plaintext.check("listen", self.listen, instead)?;
+        }
+        let Self {
+            grpc_listen,
+            mtls,
+            callers,
+            plaintext,
+            ..
+        } = self;
+        keys::check_grpc(*grpc_listen, mtls.as_ref(), callers, *plaintext)
     }
 
     /// The data folder.

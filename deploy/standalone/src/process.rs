@@ -28,6 +28,7 @@ pub fn refuse(error: &Error) -> ExitCode {
 }
 
 async fn serve(config: Config, mut process: Process) -> Result<(), Error> {
+    config.check_ports()?;
     let listeners = Listeners::bind(&config).await?;
     let banner = Banner::new(&config, listeners.addresses()?);
     let metrics = process.metrics.clone();

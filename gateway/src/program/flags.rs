@@ -117,7 +117,10 @@ mod tests {
     use chassis::{config::load, program::Error, telemetry::LogFormat};
     use clap::CommandFactory as _;
 
-    use super::{super::Settings, *};
+    use super::{
+        super::{Settings, Shown},
+        *,
+    };
 
     fn from(flags: &[&str], environment: &[(&str, &str)]) -> Result<Settings, String> {
         let flags = Flags::try_parse_from([&["drivers-gateway"], flags].concat()).unwrap();
@@ -169,7 +172,25 @@ mod tests {
         assert_eq!(needs.user_svc.to_string(), "http://user-svc:8081");
         assert_eq!(needs.message_svc.to_string(), "dns:///message-svc:8081");
         assert_eq!(needs.presence_svc.to_string(), "http://a:1,http://b:2");
-        assert_eq!(needs.secret_file.to_str(), Some("secret"));
+        assert!(matches!(needs.shown, Shown::Secret(file) if file.as_os_str() == "secret"));
+        let keys = ["CERTIFICATE", "KEY", "CA"].map(|key| format!("DRIVERS_MTLS__{key}"));
+        let mut mutual: Vec<_> = keys.iter().map(|key| (key.as_str(), "file.pem")).collect();
+        mutual.push((
+            "DRIVERS_IDENTITIES__USER_SVC",
+            "spiffe://drivers.uz/user-svc",
+        ));
+        let flags = [
+            "--user-svc=https://a:1",
+            "--message-svc=https://a:1",
+            "--presence-svc=https://a:1",
+        ];
+        let settings = from(&flags, &mutual).unwrap();
+        let id = settings.identities.user_svc.as_ref().unwrap().to_string();
+        assert_eq!(id, "spiffe://drivers.uz/user-svc");
+        assert!(matches!(
+            settings.needs().unwrap().shown,
+            Shown::Certificate(_)
+        ));
     }
 
     #[test]
@@ -199,10 +220,16 @@ mod tests {
             ("BUS", "redis://there", "`memory:` or `nats://host`"),
             ("DRAIN_WINDOW_MS", "2999", "an integer of at least 3000"),
             ("STORE", "file:data", "there is no such key"),
+            ("PLAINTEXT", "yes", "refuse, accept"),
+            (
+                "IDENTITIES__USER_SVC",
+                "a b",
+                "spiffe://domain/path is expected",
+            ),
         ] {
             let variable = format!("DRIVERS_{key}");
             let error = from(&[], &[(&variable, value)]).unwrap_err();
-            let key = key.to_lowercase();
+            let key = key.to_lowercase().replace("__", ".");
             assert!(error.contains(&format!("`{key}`")), "{error}");
             assert!(error.contains(expected), "{error}");
         }

@@ -10,13 +10,14 @@ use chassis::{
     client::{ClientConfig, Peers},
     program::{
         Error,
-        keys::{address, bus, drain_window},
+        keys::{Plaintext, address, bus, drain_window},
     },
     telemetry::LogFormat,
+    tls::{MutualTls, PeerName},
 };
 use serde::{Deserialize, Serialize};
 
-use super::Needs;
+use super::{Needs, Shown};
 use crate::{
     config::{Config, Tls},
     hub::HubConfig,
@@ -45,8 +46,13 @@ pub struct Settings {
     /// Where the presence service is; has to be set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence_svc: Option<Peers>,
-    /// The file of the bearer secret that the services are shown; made if there is none.
-    /// Has to be set.
+    /// With a certificate the services are called by TLS, and shown it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MutualTls>,
+    /// The names in the services' certificates, where they are not those in their addresses.
+    pub identities: Identities,
+    /// The file of the bearer secret that the services are shown where there is no `mtls`;
+    /// made if there is none. One of the two has to be set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_file: Option<PathBuf>,
     /// How log lines look.
@@ -56,6 +62,8 @@ pub struct Settings {
     /// With a certificate phones connect by TLS, and only so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+    /// Whether `listen` may be plain beyond this machine: `accept` where a proxy encrypts.
+    pub plaintext: Plaintext,
     /// How long the end of the program may take, in milliseconds, at least 3,000.
     /// Sockets are closed over the gateway's own window, at most half of this one.
     #[serde(deserialize_with = "drain_window")]
@@ -68,6 +76,21 @@ pub struct Settings {
     pub client: ClientConfig,
 }
 
+/// The name in each service's certificate: a DNS name, or `spiffe://domain/path`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Identities {
+    /// That of the user service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_svc: Option<PeerName>,
+    /// That of the message service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_svc: Option<PeerName>,
+    /// That of the presence service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub presence_svc: Option<PeerName>,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -78,10 +101,13 @@ impl Default for Settings {
             user_svc: None,
             message_svc: None,
             presence_svc: None,
+            mtls: None,
+            identities: Identities::default(),
             secret_file: None,
             log: LogFormat::default(),
             log_filter: "info".to_owned(),
             tls: None,
+            plaintext: Plaintext::default(),
             drain_window_ms: 20_000,
             gateway: Config::default(),
             hub: HubConfig::default(),
@@ -106,14 +132,27 @@ impl Settings {
             };
             peers.clone().ok_or(not_set)
         };
-        Ok(Needs {
+        let needed = Needs {
             user_svc: peers("user_svc", &self.user_svc)?,
             message_svc: peers("message_svc", &self.message_svc)?,
             presence_svc: peers("presence_svc", &self.presence_svc)?,
-            secret_file: self.secret_file.clone().ok_or(Error::NotSet {
+            shown: self.shown()?,
+        };
+        if self.tls.is_none() {
+            let instead = "`tls.certificate` and `tls.key`";
+            self.plaintext.check("listen", self.listen, instead)?;
+        }
+        Ok(needed)
+    }
+
+    fn shown(&self) -> Result<Shown, Error> {
+        match (&self.mtls, &self.secret_file) {
+            (Some(mtls), _) => Ok(Shown::Certificate(mtls.clone())),
+            (None, Some(file)) => Ok(Shown::Secret(file.clone())),
+            (None, None) => Err(Error::NotSet {
                 key: "secret_file",
-                expected: "the file of the bearer secret that the services are shown",
-            })?,
-        })
+                expected: "the file of the bearer secret that the services are shown, or `mtls` instead of it,",
+            }),
+        }
     }
 }

@@ -187,7 +187,11 @@ async fn the_same_works_over_tls() {
         .with_no_client_auth()
         .with_single_cert(vec![certificate.clone()], private)
         .unwrap();
-    let rig = Rig::with_tls(Config::default(), Some(server.into())).await;
+    let rig = Rig::with_tls(
+        Config::default(),
+        Some(chassis::tls::Reloaded::fixed(server)),
+    )
+    .await;
     // Plain HTTP is no handshake; it harms nobody.
     let mut plain = TcpStream::connect(rig.address).await.unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();

@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use chassis::id::{MessageId, TopicId, UserId};
+use chassis::tls::Reloaded;
 use serde::Serialize;
 use serde_json::{json, value::RawValue};
 use tokio::{net::TcpListener, task::JoinHandle, time::timeout};
@@ -50,7 +51,7 @@ impl Rig {
         Self::with_tls(config, None).await
     }
 
-    pub(super) async fn with_tls(config: Config, tls: Option<Arc<ServerConfig>>) -> Self {
+    pub(super) async fn with_tls(config: Config, tls: Option<Reloaded<ServerConfig>>) -> Self {
         let echo = Arc::new(Echo::default());
         let app = App::new(config, echo.clone(), tls);
         let sockets = app.sockets.clone();

@@ -31,6 +31,7 @@ use crate::{
     methods::{self, Method},
     server::Services,
     status::{self, Refusal},
+    tls::{Mutual, PeerName, Reloaded},
 };
 
 mod connector;
@@ -84,9 +85,27 @@ impl Default for ClientConfig {
 
 /// What a caller shows of himself over a socket.
 #[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The bearer secret of the services.
-    pub secret: Secret,
+pub enum Credentials {
+    /// The bearer secret of the services, to addresses that are `http://…`.
+    Secret(Secret),
+    /// A certificate, to addresses that are `https://…`.
+    Certificate {
+        /// His own, and by which authorities he knows the service.
+        own: Reloaded<Mutual>,
+        /// The name in the service's; else it is that in the address.
+        service: Option<PeerName>,
+    },
+}
+
+impl Credentials {
+    /// The same for a service whose certificate has this name.
+    #[must_use]
+    pub fn to_be_shown_to(self, name: Option<PeerName>) -> Self {
+        match self {
+            Self::Certificate { own, .. } => Self::Certificate { own, service: name },
+            secret @ Self::Secret(_) => secret,
+        }
+    }
 }
 
 /// What a generated client runs on: `UserServiceClient::new(channel)`. Clones
@@ -122,7 +141,7 @@ impl Channel {
     /// most a second's pause. Has to be called within a runtime.
     ///
     /// # Errors
-    /// When a host is none.
+    /// When a host is none, or the addresses are of another scheme than the credentials.
     pub fn to(
         service: &'static str,
         peers: &Peers,
@@ -137,7 +156,7 @@ impl Channel {
     /// # Errors
     /// When `peers` is not what [`Peers`] is written like.
     pub fn connect(peers: &str, secret: Secret) -> Result<Self, InvalidEndpoint> {
-        Self::to("services", &peers.parse()?, Credentials { secret })
+        Self::to("services", &peers.parse()?, Credentials::Secret(secret))
     }
 
     /// The same channel with these limits. Values out of range are brought into it.

@@ -1,16 +1,88 @@
 //! Who calls: proof that a request comes from one of our own services.
 //!
-//! Over a socket that is a bearer secret. Within the process the transport is
-//! the proof: only [`crate::client::Channel`] can make an `InProcess`, and
-//! extensions do not travel over a socket.
+//! Over a socket that is a certificate, or a bearer secret where something else
+//! encrypts. Within the process the transport is the proof: only
+//! [`crate::client::Channel`] can make an `InProcess`, and extensions do not travel
+//! over a socket.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use http::{Extensions, HeaderMap, HeaderValue, header::AUTHORIZATION};
 use subtle::ConstantTimeEq as _;
+use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::Code;
 
-use crate::{call::Call, status::Refusal};
+use crate::{
+    call::Call,
+    methods::Method,
+    status::Refusal,
+    tls::{Mutual, Reloaded},
+};
+
+mod callers;
+
+pub use callers::{Callers, Grant, InvalidGrant};
+
+/// Who is let in over a socket.
+#[derive(Clone, Debug)]
+pub enum Gate {
+    /// Nobody: only the process itself calls.
+    Shut,
+    /// Who shows this secret, for all methods.
+    Secret(Secret),
+    /// Who shows a certificate, for what he is listed with.
+    Certificate(Reloaded<Mutual>, Arc<Callers>),
+}
+
+impl Gate {
+    /// Refuses a request that came over a socket and may not call this method.
+    pub(crate) fn check(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+        method: Option<&Method>,
+    ) -> Result<(), Refusal> {
+        match self {
+            Self::Shut => Err(unauthenticated(
+                "CREDENTIALS_MISSING",
+                "only callers within the process are let in",
+            )),
+            Self::Secret(secret) => secret.check(headers),
+            Self::Certificate(_, callers) => {
+                let nobody = Names::default();
+                let names = extensions.get().unwrap_or(&nobody);
+                callers.check(names, method)
+            }
+        }
+    }
+
+    /// By what connections are encrypted, if they are.
+    pub(crate) fn tls(&self) -> Option<&Reloaded<Mutual>> {
+        match self {
+            Self::Certificate(tls, _) => Some(tls),
+            Self::Shut | Self::Secret(_) => None,
+        }
+    }
+}
+
+/// The names in a peer's certificate: SPIFFE ids and DNS names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Names(pub(crate) Arc<[String]>);
+
+/// Those of a certificate that was verified already. A SPIFFE certificate has one URI,
+/// <https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md>; with several, none counts.
+pub(crate) fn names_of(certificate: &CertificateDer<'_>) -> Names {
+    let Ok(certificate) = webpki::EndEntityCert::try_from(certificate) else {
+        return Names::default();
+    };
+    let uris: Vec<&str> = certificate.valid_uri_names().collect();
+    let spiffe = match uris.as_slice() {
+        [uri] if uri.starts_with("spiffe://") => Some(*uri),
+        _ => None,
+    };
+    let names = spiffe.into_iter().chain(certificate.valid_dns_names());
+    Names(names.map(str::to_owned).collect())
+}
 
 /// The secret that services show each other. Never printed.
 #[derive(Clone)]

@@ -27,6 +27,11 @@ pub(crate) fn find(path: &str) -> Option<&'static Method> {
     METHODS.get(path)
 }
 
+/// All methods of the contract.
+pub(crate) fn all() -> impl Iterator<Item = &'static Method> {
+    METHODS.values()
+}
+
 fn read(descriptors: &[u8]) -> HashMap<String, Method> {
     let files = FileDescriptorSet::decode(descriptors)
         .unwrap_or_default()

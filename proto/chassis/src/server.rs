@@ -23,11 +23,12 @@ use tracing::Instrument as _;
 
 use crate::{
     call::{Call, MAX_ACTING_USERS, metadata},
-    identity::{InProcess, Secret},
+    identity::{Gate, InProcess},
     methods::{self, Method},
     status::{self, Refusal},
 };
 
+mod accept;
 mod aged;
 mod later;
 pub mod listener;
@@ -73,20 +74,20 @@ impl Default for ServerConfig {
 pub struct Services {
     routes: Routes,
     names: Vec<&'static str>,
-    secret: Option<Secret>,
+    gate: Gate,
     config: Arc<ServerConfig>,
     in_flight: Arc<Semaphore>,
 }
 
 impl Services {
-    /// No service yet. Over a socket, callers have to show this secret; without
-    /// one only callers within the process are let in.
+    /// No service yet. Callers within the process are let in, and over a socket those
+    /// of the gate.
     #[must_use]
-    pub fn new(config: ServerConfig, secret: Option<Secret>) -> Self {
+    pub fn new(config: ServerConfig, gate: Gate) -> Self {
         Self {
             routes: Routes::default(),
             names: Vec::new(),
-            secret,
+            gate,
             in_flight: Arc::new(Semaphore::new(
                 config.max_in_flight.min(Semaphore::MAX_PERMITS),
             )),
@@ -169,7 +170,8 @@ impl Services {
             let mut call = if open {
                 metadata::read_anonymous(request.headers(), default_timeout)?
             } else {
-                self.check_secret(request)?;
+                let method = methods::find(request.uri().path());
+                (self.gate).check(request.headers(), request.extensions(), method)?;
                 metadata::read(request.headers(), default_timeout)?
             };
             let left = call.time_left();
@@ -182,17 +184,6 @@ impl Services {
         }
         call.trace = call.trace.child();
         Ok(call)
-    }
-
-    fn check_secret(&self, request: &Request<Body>) -> Result<(), Refusal> {
-        let secret = self.secret.as_ref().ok_or_else(|| {
-            Refusal::of_layer(
-                Code::Unauthenticated,
-                "CREDENTIALS_MISSING",
-                "only callers within the process are let in",
-            )
-        })?;
-        secret.check(request.headers())
     }
 }
 

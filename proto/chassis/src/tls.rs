@@ -1,4 +1,5 @@
-//! TLS by PEM files: what phones connect to, and what a database is trusted by.
+//! TLS by PEM files: what phones connect to, what programs show each other, and what a
+//! database is trusted by.
 
 use std::{
     io,
@@ -14,6 +15,12 @@ use tokio_rustls::rustls::{
         pem::{self, PemObject as _},
     },
 };
+
+mod mutual;
+mod reloaded;
+
+pub use mutual::{Mutual, MutualTls, PeerName};
+pub use reloaded::Reloaded;
 
 /// Why a certificate can't be used; names the file.
 #[derive(Debug, thiserror::Error)]
@@ -75,22 +82,10 @@ pub enum TlsError {
 ///
 /// # Errors
 /// See [`TlsError`].
-pub fn load(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn load(chain: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
     let certificates = certificates(chain)?;
     let private_key = private_key(key)?;
-    let unusable = |error| match error {
-        rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
-            TlsError::OtherKey {
-                chain: chain.to_path_buf(),
-                key: key.to_path_buf(),
-            }
-        }
-        error => TlsError::Unusable {
-            chain: chain.to_path_buf(),
-            key: key.to_path_buf(),
-            error,
-        },
-    };
+    let unusable = |error| unusable(chain, key, error);
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
@@ -98,7 +93,26 @@ pub fn load(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         .with_single_cert(certificates, private_key)
         .map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
+}
+
+/// The same, read again when the files change. Has to be called within a runtime.
+///
+/// # Errors
+/// See [`TlsError`].
+pub fn load_again(chain: PathBuf, key: PathBuf) -> Result<Reloaded<ServerConfig>, TlsError> {
+    let files = vec![chain.clone(), key.clone()];
+    Reloaded::new(files, move || load(&chain, &key))
+}
+
+fn unusable(chain: &Path, key: &Path, error: rustls::Error) -> TlsError {
+    let (chain, key) = (chain.to_path_buf(), key.to_path_buf());
+    match error {
+        rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch) => {
+            TlsError::OtherKey { chain, key }
+        }
+        error => TlsError::Unusable { chain, key, error },
+    }
 }
 
 /// The certificates of a PEM file, at least one.

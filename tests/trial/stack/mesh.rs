@@ -2,12 +2,12 @@
 //! each other.
 
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tests::api::Api;
+use tests::authority::{Authority, id};
 use tests::cassandra::{Cluster, new_keyspace};
 use tests::nats::Nats;
 use tests::part::{Part, free_address, program};
@@ -18,7 +18,6 @@ use super::{Stack, Thing, Weak};
 /// How many of each program there are.
 const REPLICAS: usize = 2;
 const START: Duration = Duration::from_secs(60);
-const SECRET: &str = "5ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec2";
 
 /// The services, as the gateway's flags call them.
 const SERVICES: [&str; 3] = ["user", "message", "presence"];
@@ -32,11 +31,11 @@ impl Stack {
             .unwrap();
         let (cluster, nats) = futures::future::join(Cluster::start(nodes), Nats::start()).await;
         let (cluster, nats) = (Arc::new(cluster), Arc::new(nats));
-        let secret = folder.path().join("secret");
-        std::fs::write(&secret, SECRET).unwrap();
-        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let authority = Authority::new(folder.path());
+        let own = authority.issue("tests");
         let mut mesh = Mesh {
             folder: folder.path(),
+            authority,
             store: cluster.url(&new_keyspace()),
             nats: Arc::clone(&nats),
             weak: Vec::new(),
@@ -71,7 +70,7 @@ impl Stack {
         }));
         let apis = (0..REPLICAS).map(|number| {
             let [users, messages, presence] = [0, 1, 2].map(|service| services[service][number]);
-            Api::at([users, messages, presence], SECRET)
+            Api::by_certificate([users, messages, presence], &own)
         });
         Self {
             doors,
@@ -82,9 +81,16 @@ impl Stack {
     }
 }
 
+/// Who may call the services: gateways what they need, and the tests all.
+fn callers() -> String {
+    let (gateway, tests) = (id("gateway"), id("tests"));
+    format!(r#"{{ "{gateway}" = ["gateway"], "{tests}" = ["*"] }}"#)
+}
+
 /// A mesh that is being started.
 struct Mesh<'a> {
     folder: &'a Path,
+    authority: Authority,
     store: String,
     nats: Arc<Nats>,
     weak: Vec<Weak>,
@@ -113,10 +119,13 @@ impl Mesh<'_> {
 
     fn part(&self, name: &str, number: usize, admin: SocketAddr) -> Part {
         let program = program(&format!("drivers-{name}"));
-        Part::new(format!("{name} {number}"), program, self.folder, admin)
+        let part = Part::new(format!("{name} {number}"), program, self.folder, admin)
             .flag("--admin-listen", admin)
-            .flag("--log", "text")
-            .env("DRIVERS_SECRET_FILE", self.folder.join("secret").display())
+            .flag("--log", "text");
+        let files = self.authority.issue(name).files();
+        (files.into_iter()).fold(part, |part, (key, file)| {
+            part.env(&format!("DRIVERS_MTLS__{key}"), file.display())
+        })
     }
 
     /// Starts a replica of a service; where it serves.
@@ -142,6 +151,7 @@ impl Mesh<'_> {
             .flag("--grpc-listen", grpc)
             .flag("--store", &self.store)
             .flag("--bus", format!("nats://{bus}"))
+            .env("DRIVERS_CALLERS", callers())
             .env("DRIVERS_DRAIN_WINDOW_MS", 3_000);
         if number == 0 {
             part.run("migrate").await;
@@ -176,9 +186,12 @@ impl Mesh<'_> {
             for (replica, address) in replicas.iter().enumerate() {
                 let between = format!("gateway {number} and {name} {replica}");
                 let near = self.link(sort, between, *address, deafens.clone()).await;
-                peers.push(format!("http://{near}"));
+                peers.push(format!("https://{near}"));
             }
-            part = part.flag(&format!("--{name}-svc"), peers.join(","));
+            let identity = format!("DRIVERS_IDENTITIES__{}_SVC", name.to_uppercase());
+            part = part
+                .flag(&format!("--{name}-svc"), peers.join(","))
+                .env(&identity, id(name));
         }
         self.start("gateway", part, vec![number], vec![number])
             .await;

@@ -15,6 +15,7 @@ use chassis::{
     call::Call,
     client::Channel,
     id::{TopicId, UserId},
+    identity::Gate,
     server::{ServerConfig, Services as Server},
     status::Refusal,
 };
@@ -136,7 +137,7 @@ impl Stage {
         ));
         let log = Arc::new(Log::new(Arc::clone(&bus)));
         let presence = Arc::new(PlayedPresence::default());
-        let server = Server::new(ServerConfig::default(), None)
+        let server = Server::new(ServerConfig::default(), Gate::Shut)
             .with(message_server::MessageServiceServer::from_arc(Arc::clone(
                 &log,
             )))

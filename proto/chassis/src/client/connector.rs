@@ -10,9 +10,15 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+use tokio_util::either::Either;
 use tonic::transport::{Channel, Endpoint};
 
-use super::peers::{Address, InvalidEndpoint};
+use super::{
+    Credentials,
+    peers::{Address, InvalidEndpoint},
+};
+use crate::tls::{Mutual, PeerName, Reloaded};
 
 /// Longest time to make a connection: no longer than one try.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
@@ -32,6 +38,7 @@ pub(super) struct Dialer {
     /// What the replica is called: in a mesh, and in its certificate.
     uri: Uri,
     to: Arc<Destination>,
+    tls: Option<Arc<Tls>>,
     pace: Arc<Mutex<Pace>>,
 }
 
@@ -44,13 +51,41 @@ pub(super) enum Destination {
     Resolved(SocketAddr),
 }
 
+/// How it is made sure that the replica is what it should be.
+struct Tls {
+    own: Reloaded<Mutual>,
+    /// What the replica is asked for, which tells services at one address apart.
+    asked_for: ServerName<'static>,
+    expected: PeerName,
+}
+
+type Connection = Either<TcpStream, TlsStream<TcpStream>>;
+
 impl Dialer {
     /// To a replica that is called `name`.
-    pub(super) fn new(name: &Address, to: Destination) -> Result<Self, InvalidEndpoint> {
+    pub(super) fn new(
+        name: &Address,
+        to: Destination,
+        credentials: &Credentials,
+    ) -> Result<Self, InvalidEndpoint> {
+        // tonic leaves TLS to the connector, and would refuse a scheme that needs it.
         let url = format!("http://{name}");
+        let tls = match credentials {
+            Credentials::Secret(_) => None,
+            Credentials::Certificate { own, service } => {
+                let host = ServerName::try_from(name.host.clone());
+                let host = host.map_err(|_| InvalidEndpoint::NoAddress(name.host.clone()))?;
+                Some(Arc::new(Tls {
+                    own: own.clone(),
+                    expected: service.clone().unwrap_or(PeerName::Host(host.clone())),
+                    asked_for: host,
+                }))
+            }
+        };
         Ok(Self {
-            uri: url.parse().map_err(|_| InvalidEndpoint(url))?,
+            uri: url.parse().map_err(|_| InvalidEndpoint::NoAddress(url))?,
             to: Arc::new(to),
+            tls,
             pace: Arc::default(),
         })
     }
@@ -71,14 +106,19 @@ impl Dialer {
         self.pace().not_before = None;
     }
 
-    async fn connect(self) -> io::Result<TokioIo<TcpStream>> {
+    async fn connect(self) -> io::Result<TokioIo<Connection>> {
         if (self.pace().not_before).is_some_and(|at| Instant::now() < at) {
             return Err(io::Error::other("the last connection failed just now"));
         }
         let connecting = async {
-            match &*self.to {
+            let connection = match &*self.to {
                 Destination::Host(at) => TcpStream::connect((&*at.host, at.port)).await,
                 Destination::Resolved(at) => TcpStream::connect(at).await,
+            }?;
+            connection.set_nodelay(true)?;
+            match &self.tls {
+                None => Ok(Either::Left(connection)),
+                Some(tls) => tls.connect(connection).await.map(Either::Right),
             }
         };
         let connected = timeout(CONNECT_LIMIT, connecting)
@@ -87,7 +127,6 @@ impl Dialer {
         match connected {
             Ok(connection) => {
                 *self.pace() = Pace::default();
-                connection.set_nodelay(true)?;
                 Ok(TokioIo::new(connection))
             }
             Err(error) => {
@@ -99,6 +138,15 @@ impl Dialer {
 
     fn pace(&self) -> std::sync::MutexGuard<'_, Pace> {
         self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tls {
+    async fn connect(&self, connection: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let client = self.own.current().client(&self.expected);
+        let client = client.map_err(io::Error::other)?;
+        let connector = TlsConnector::from(Arc::new(client));
+        connector.connect(self.asked_for.clone(), connection).await
     }
 }
 

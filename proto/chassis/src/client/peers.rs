@@ -12,10 +12,19 @@ pub(super) const MAX_REPLICAS: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peers {
     /// `http://message-svc:8081`: whatever is behind this address, as in a mesh. Several
-    /// with commas between them are that many replicas.
-    At(Vec<Address>),
+    /// with commas between them are that many replicas. By TLS where it is `https://`.
+    At(Scheme, Vec<Address>),
     /// `dns:///message-svc:8081`: every address that this name has, as they come and go.
     Named(Address),
+}
+
+/// How an address is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `http`: plain.
+    Http,
+    /// `https`: by TLS.
+    Https,
 }
 
 /// A host and a port.
@@ -27,49 +36,70 @@ pub struct Address {
     pub port: u16,
 }
 
-/// A text that says of no service where it is.
+/// Why a service can't be called where it is said to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no address of a service: http://host:port, several of them with commas between, or dns:///name:port is expected"
-)]
-pub struct InvalidEndpoint(pub String);
+pub enum InvalidEndpoint {
+    /// A text that says of no service where it is.
+    #[error(
+        "`{0}` is no address of a service: http://host:port or https://host:port, several of them with commas between, or dns:///name:port is expected"
+    )]
+    NoAddress(String),
+    /// A certificate can be shown, and would not be.
+    #[error("`{0}` is called without TLS, although `mtls` is set: https:// is expected")]
+    Plain(String),
+    /// There is no certificate to show.
+    #[error("`{0}` is called by TLS, for which `mtls` has to be set")]
+    NoCertificate(String),
+}
 
 impl FromStr for Peers {
     type Err = InvalidEndpoint;
 
     fn from_str(text: &str) -> Result<Self, InvalidEndpoint> {
-        let invalid = || InvalidEndpoint(text.to_owned());
+        let invalid = || InvalidEndpoint::NoAddress(text.to_owned());
         if let Some(name) = text.strip_prefix("dns:///") {
-            let address = Address::of(&format!("http://{name}")).ok_or_else(invalid)?;
+            let (_, address) = address(&format!("http://{name}")).ok_or_else(invalid)?;
             return Ok(Self::Named(address));
         }
+        let mut scheme = None;
         let mut addresses = Vec::new();
         for one in text.split(',') {
-            let address = Address::of(one.trim()).ok_or_else(invalid)?;
+            let (its, address) = address(one.trim()).ok_or_else(invalid)?;
+            if *scheme.get_or_insert(its) != its {
+                return Err(invalid());
+            }
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
-        if addresses.len() > MAX_REPLICAS {
-            return Err(invalid());
-        }
-        Ok(Self::At(addresses))
+        let scheme = scheme.filter(|_| addresses.len() <= MAX_REPLICAS);
+        Ok(Self::At(scheme.ok_or_else(invalid)?, addresses))
     }
 }
 
-impl Address {
-    fn of(url: &str) -> Option<Self> {
-        let uri: Uri = url.parse().ok()?;
-        let authority = uri.authority()?.as_str();
-        let plain = uri.scheme_str() == Some("http")
-            && uri.path() == "/"
-            && uri.query().is_none()
-            && !authority.contains('@');
-        // An IPv6 address stands in brackets in a URL, and without them elsewhere.
-        let host = uri.host()?.trim_matches(['[', ']']);
-        (plain && !host.is_empty()).then_some(Self {
-            host: host.to_owned(),
-            port: uri.port_u16()?,
+fn address(url: &str) -> Option<(Scheme, Address)> {
+    let uri: Uri = url.parse().ok()?;
+    let scheme = match uri.scheme_str()? {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        _ => return None,
+    };
+    let authority = uri.authority()?.as_str();
+    let plain = uri.path() == "/" && uri.query().is_none() && !authority.contains('@');
+    // An IPv6 address stands in brackets in a URL, and without them elsewhere.
+    let host = uri.host()?.trim_matches(['[', ']']);
+    let address = Address {
+        host: host.to_owned(),
+        port: uri.port_u16()?,
+    };
+    (plain && !host.is_empty()).then_some((scheme, address))
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Https => "https",
         })
     }
 }
@@ -89,10 +119,10 @@ impl fmt::Display for Peers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Named(name) => write!(f, "dns:///{name}"),
-            Self::At(addresses) => {
+            Self::At(scheme, addresses) => {
                 for (index, address) in addresses.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };
-                    write!(f, "{comma}http://{address}")?;
+                    write!(f, "{comma}{scheme}://{address}")?;
                 }
                 Ok(())
             }
@@ -126,6 +156,7 @@ mod tests {
             ("http://[::1]:8081/", "http://[::1]:8081"),
             ("dns:///message-svc:8081", "dns:///message-svc:8081"),
             ("http://a:1, http://b:2,http://a:1", "http://a:1,http://b:2"),
+            ("https://a:1,https://b:2", "https://a:1,https://b:2"),
         ] {
             let peers: Peers = text.parse().unwrap();
             assert_eq!(peers.to_string(), shown);
@@ -142,14 +173,15 @@ mod tests {
             "http://h:1/x",
             "http://h:1?x",
             "http://me@h:1",
-            "https://host:1",
+            "ftp://host:1",
+            "http://a:1,https://b:1",
             "http://a:1,",
             "dns:///a:1,b:1",
             "dns://resolver/a:1",
             "dns:///a",
         ] {
             let refused = invalid.parse::<Peers>();
-            assert_eq!(refused, Err(InvalidEndpoint(invalid.to_owned())));
+            assert_eq!(refused, Err(InvalidEndpoint::NoAddress(invalid.to_owned())));
         }
     }
 }

@@ -194,7 +194,9 @@ impl InFlight {
     ) -> Result<Response<Body>, BoxError> {
         let line = &self.replica.line;
         metadata::write(call, &mut parts.headers);
-        line.credentials.secret.write(&mut parts.headers);
+        if let Credentials::Secret(secret) = &line.credentials {
+            secret.write(&mut parts.headers);
+        }
         let request = Request::from_parts(parts, body);
         let channel = self.connection.channel.clone();
         channel.oneshot(request).await.map_err(Into::into)

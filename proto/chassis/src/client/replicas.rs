@@ -15,7 +15,7 @@ use super::{
     Credentials,
     connector::{Destination, Dialer},
     names::{Names, follow},
-    peers::{Address, InvalidEndpoint, Peers},
+    peers::{Address, InvalidEndpoint, Peers, Scheme},
     replica::{Gauges, InFlight, Replica},
 };
 use crate::id::TopicId;
@@ -58,7 +58,15 @@ impl Replicas {
             left: Arc::default(),
         });
         let follower = match peers {
-            Peers::At(addresses) => {
+            Peers::At(scheme, addresses) => {
+                match (scheme, &set.credentials) {
+                    (Scheme::Http, Credentials::Secret(_))
+                    | (Scheme::Https, Credentials::Certificate { .. }) => {}
+                    (Scheme::Http, _) => return Err(InvalidEndpoint::Plain(peers.to_string())),
+                    (Scheme::Https, _) => {
+                        return Err(InvalidEndpoint::NoCertificate(peers.to_string()));
+                    }
+                }
                 for address in addresses {
                     let replica = set.replica(address, Destination::Host(address.clone()))?;
                     set.known.send_modify(|known| known.push(replica));
@@ -67,7 +75,7 @@ impl Replicas {
             }
             Peers::Named(name) => {
                 // Whether it makes a URL is known before anything is looked up.
-                Dialer::new(name, Destination::Host(name.clone()))?;
+                Dialer::new(name, Destination::Host(name.clone()), &set.credentials)?;
                 let (name, set) = (name.clone(), Arc::clone(&set));
                 let following = async move {
                     let left = Arc::clone(&set.left);
@@ -105,7 +113,7 @@ impl Set {
         destination: Destination,
     ) -> Result<Arc<Replica>, InvalidEndpoint> {
         Ok(Arc::new(Replica::new(
-            Dialer::new(name, destination.clone())?,
+            Dialer::new(name, destination.clone(), &self.credentials)?,
             destination,
             self.credentials.clone(),
             self.gauges.clone(),

@@ -12,7 +12,7 @@ use tokio::{io::AsyncReadExt as _, net::TcpListener, sync::watch, time::timeout}
 use tonic::server::NamedService;
 
 use super::*;
-use crate::{health::Readiness, server::ServerConfig, shutdown::Shutdown};
+use crate::{health::Readiness, identity::Gate, server::ServerConfig, shutdown::Shutdown};
 
 mod replicas;
 mod stand;
@@ -105,7 +105,7 @@ impl Rig {
             answer,
         };
         Self {
-            services: Services::new(ServerConfig::default(), Some(secret())).with(script),
+            services: Services::new(ServerConfig::default(), Gate::Secret(secret())).with(script),
             requests,
         }
     }

@@ -37,8 +37,28 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// Nothing would encrypt what comes over a network.
+    #[error(
+        "`{key}` is {address}, beyond this machine, and would be plain: set {instead}, or `plaintext = \"accept\"` where a mesh or a proxy encrypts"
+    )]
+    Plain {
+        /// The key that set the address.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The keys that would encrypt it.
+        instead: &'static str,
+    },
+    /// A key means nothing without another one.
+    #[error("the configuration key `{key}` is set, and means nothing without `{needs}`")]
+    Alone {
+        /// The key.
+        key: &'static str,
+        /// The other one.
+        needs: &'static str,
+    },
     /// The certificate can't be used.
-    #[error("TLS can't be served: {0}")]
+    #[error("TLS can't be used: {0}")]
     Tls(#[from] TlsError),
     /// The data folder, a store, or the database of all can't be opened.
     #[error(transparent)]
@@ -75,6 +95,9 @@ impl Error {
         match self {
             Self::Config(_)
             | Self::NotSet { .. }
+            | Self::Plain { .. }
+            | Self::Alone { .. }
+            | Self::Endpoint(_)
             | Self::Bus(_)
             | Self::Telemetry(TelemetryError::Filter(_)) => 2,
             _ => 1,

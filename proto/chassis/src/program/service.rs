@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::{body::Body, server::NamedService};
 
-use super::{Error, Part, Process, ports};
+use super::{Error, Part, Process, keys, ports};
 use crate::{
     admin::Admin,
     bus::{self, Bus},
@@ -23,7 +23,7 @@ use crate::{
     database::{Database, DatabaseError, StoreUrl, open_folder, reach},
     embedded::DataFolder,
     health::{Latch, Readiness},
-    identity::Secret,
+    identity::{Gate, Secret},
     server::{Later, Services},
     shutdown::Shutdown,
     telemetry::{LogFormat, Metrics},
@@ -130,12 +130,19 @@ async fn serve<S: Service>(
     settings: Settings<S::Config>,
     mut process: Process,
 ) -> Result<(), Error> {
+    keys::check_grpc(
+        settings.grpc_listen,
+        settings.mtls.as_ref(),
+        &settings.callers,
+        settings.plaintext,
+    )?;
     let grpc = ports::bind(settings.grpc_listen, "grpc_listen").await?;
     let admin = ports::bind(settings.admin_listen, "admin_listen").await?;
     let banner = Banner {
         name: S::NAME,
         grpc: ports::address(&grpc)?,
         admin: ports::address(&admin)?,
+        tls: settings.mtls.is_some(),
         store: settings.store.clone(),
         log: settings.log,
     };
@@ -185,9 +192,12 @@ async fn start<S: Service>(
         StoreUrl::File(path) => Some(open_folder(path).await?),
         StoreUrl::Scylla(_) => None,
     };
-    let secret = secret(&settings, folder.as_deref()).await?;
+    let gate = match &settings.mtls {
+        Some(mtls) => Gate::Certificate(mtls.load()?, Arc::new(settings.callers.clone())),
+        None => Gate::Secret(secret(&settings, folder.as_deref()).await?),
+    };
     let later = Later::new();
-    let services = Services::new(settings.grpc.clone(), Some(secret)).with(later.clone());
+    let services = Services::new(settings.grpc.clone(), gate).with(later.clone());
     let grpc = ports::serve_grpc(grpc, services, readiness.clone(), grpc_end, &any_ended);
 
     let reaching_database = reach(None, async || {
@@ -271,6 +281,7 @@ struct Banner {
     name: &'static str,
     grpc: SocketAddr,
     admin: SocketAddr,
+    tls: bool,
     store: StoreUrl,
     log: LogFormat,
 }
@@ -281,6 +292,7 @@ impl Banner {
             tracing::info!(
                 grpc_listen = %self.grpc,
                 admin_listen = %self.admin,
+                mtls = self.tls,
                 store = %self.store,
                 version = env!("CARGO_PKG_VERSION"),
                 "serving",
@@ -295,7 +307,8 @@ impl fmt::Display for Banner {
             name, grpc, admin, ..
         } = self;
         writeln!(f, "{name} {} serves", env!("CARGO_PKG_VERSION"))?;
-        writeln!(f, "  service  http://{grpc}  gRPC, with reflection")?;
+        let scheme = if self.tls { "https" } else { "http" };
+        writeln!(f, "  service  {scheme}://{grpc}  gRPC, with reflection")?;
         writeln!(f, "  health   http://{admin}  /readyz, /livez and /metrics")?;
         writeln!(f, "  store    {}", self.store)
     }

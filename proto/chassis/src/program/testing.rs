@@ -323,6 +323,31 @@ impl Program {
             assert!(!String::from_utf8_lossy(&output.stderr).contains("hunter2"));
             self.refuses(command, 2, &words);
         }
+        let beyond = || {
+            let mut command = self.command(folder);
+            command.args(["--log", "json", "--grpc-listen", "0.0.0.0:0"]);
+            command
+        };
+        self.refuses(
+            beyond(),
+            2,
+            &["`grpc_listen`", "beyond", "`mtls`", "`plaintext"],
+        );
+        let listed = r#"{ "spiffe://drivers.uz/gateway" = ["gateway"] }"#;
+        let mut command = beyond();
+        command.env("DRIVERS_CALLERS", listed);
+        self.refuses(command, 2, &["`callers`", "nothing without `mtls`"]);
+        let mut command = self.command(folder);
+        let mutual = ["CERTIFICATE", "KEY", "CA"].map(|key| format!("DRIVERS_MTLS__{key}"));
+        command.envs(mutual.iter().map(|key| (key, "none.pem")));
+        self.refuses(command, 2, &["`callers` is not set", "spiffe://"]);
+        let mut command = self.command(folder);
+        command.env(
+            "DRIVERS_CALLERS",
+            listed.replace("[\"gateway", "[\"getaway"),
+        );
+        self.refuses(command, 2, &["`callers", "`getaway` is nothing"]);
+
         let mut command = self.command(folder);
         command.env("DRIVERS_COLOUR", "red");
         self.refuses(command, 2, &["`colour`", "DRIVERS_COLOUR", "no such key"]);

@@ -1,4 +1,5 @@
-//! A connection that ends at a certain age, whatever holds on to it.
+//! A connection that ends at a certain age, whatever holds on to it, and knows who is
+//! at its other end.
 
 use std::{
     io,
@@ -13,27 +14,32 @@ use tokio::{
 };
 use tonic::transport::server::Connected;
 
+use crate::identity::Names;
+
 /// Reading from it fails once it is too old, which ends it: HTTP/2 always reads.
 pub(super) struct Aged<C> {
     connection: C,
+    peer: Names,
     too_old: Pin<Box<Sleep>>,
 }
 
 impl<C> Aged<C> {
-    /// A connection that is new now, and ends at this age.
-    pub(super) fn new(connection: C, limit: Duration) -> Self {
+    /// A connection to `peer` that is new now, and ends at this age.
+    pub(super) fn new(connection: C, peer: Names, limit: Duration) -> Self {
         Self {
             connection,
+            peer,
             too_old: Box::pin(sleep(limit)),
         }
     }
 }
 
-impl<C: Connected> Connected for Aged<C> {
-    type ConnectInfo = C::ConnectInfo;
+/// tonic puts it into the extensions of each request.
+impl<C> Connected for Aged<C> {
+    type ConnectInfo = Names;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.connection.connect_info()
+    fn connect_info(&self) -> Names {
+        Names::clone(&self.peer)
     }
 }
 
@@ -94,7 +100,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_ends_at_its_age_although_nothing_happens() {
         let (near, mut far) = duplex(64);
-        let mut near = Aged::new(near, Duration::from_secs(60));
+        let mut near = Aged::new(near, Names::default(), Duration::from_secs(60));
         let begun = Instant::now();
         far.write_all(b"a").await.unwrap();
         assert_eq!(near.read_u8().await.unwrap(), b'a');

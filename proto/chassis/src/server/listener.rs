@@ -1,16 +1,12 @@
 //! The gRPC listener: HTTP/2 on a socket, with health and reflection.
 
-use std::{io, time::Duration};
+use std::time::Duration;
 
-use futures::{Stream, stream};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
-};
+use tokio::{net::TcpListener, time::sleep};
 use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::{Services, aged::Aged};
+use super::{Services, accept::accepted};
 use crate::{health::Readiness, shutdown::Shutdown};
 
 /// Metadata of 32 acting users, percent-encoded, is under 8 KiB; the rest is
@@ -62,6 +58,7 @@ pub async fn serve(
     // Not all servers that started together send their clients away together.
     let max_age = Duration::from_secs(services.config.max_connection_age_s)
         .mul_f64(rand::random_range(0.9..1.1));
+    let tls = services.gate.tls().cloned();
     let services = services
         .with(health)
         .with(reflection().build_v1()?)
@@ -77,7 +74,7 @@ pub async fn serve(
         .max_connection_age(max_age)
         .serve_with_incoming_shutdown(
             services,
-            accepted(listener, max_age + AGE_GRACE),
+            accepted(listener, tls, max_age + AGE_GRACE),
             shutdown.begun(),
         );
     let drained = async {
@@ -121,30 +118,4 @@ async fn report_health(
             () = shutdown.begun() => false,
         };
     }
-}
-
-/// Connections as they come. Errors of accepting (too many open files, a peer
-/// that is gone again) are waited out, at most a second each time, and never end it.
-fn accepted(
-    listener: TcpListener,
-    age_limit: Duration,
-) -> impl Stream<Item = Result<Aged<TcpStream>, io::Error>> {
-    stream::unfold(listener, move |listener| async move {
-        let mut pause = Duration::from_millis(10);
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => {
-                    // Without it a small answer may wait for the peer's acknowledgement.
-                    let _ = connection.set_nodelay(true);
-                    return Some((Ok(Aged::new(connection, age_limit)), listener));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    metrics::counter!("drivers_grpc_server_accept_errors_total").increment(1);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(1));
-                }
-            }
-        }
-    })
 }

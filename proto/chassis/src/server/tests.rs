@@ -27,9 +27,12 @@ use crate::{
     client::Channel,
     health::Readiness,
     id::UserId,
+    identity::Secret,
     shutdown::Shutdown,
     telemetry::Metrics,
 };
+
+mod mutual;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const ISSUE_TOKEN: &str = "/drivers.user.v1.UserService/IssueToken";
@@ -114,13 +117,17 @@ impl Rig {
     }
 
     async fn with_window(config: ServerConfig, window: Duration) -> Self {
+        Self::behind(Gate::Secret(secret()), config, window).await
+    }
+
+    async fn behind(gate: Gate, config: ServerConfig, window: Duration) -> Self {
         let (calls_in, calls) = mpsc::unbounded_channel();
         let go_on = Arc::new(Notify::new());
         let api = Api {
             calls: calls_in,
             go_on: go_on.clone(),
         };
-        let services = Services::new(config, Some(secret())).with(UserServiceServer::new(api));
+        let services = Services::new(config, gate).with(UserServiceServer::new(api));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
@@ -231,7 +238,7 @@ async fn a_caller_without_the_secret_is_refused() {
 
 #[tokio::test]
 async fn without_a_secret_only_the_process_itself_is_let_in() {
-    let closed = Services::new(ServerConfig::default(), None);
+    let closed = Services::new(ServerConfig::default(), Gate::Shut);
     let mut request = http::Request::new(Body::empty());
     *request.uri_mut() = "/drivers.user.v1.UserService/GetUser".parse().unwrap();
     let response = closed.clone().oneshot(request).await.unwrap();

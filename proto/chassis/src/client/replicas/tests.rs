@@ -6,9 +6,7 @@ use super::*;
 use crate::identity::Secret;
 
 fn credentials() -> Credentials {
-    Credentials {
-        secret: Secret::new("0123456789abcdef0123456789abcdef").unwrap(),
-    }
+    Credentials::Secret(Secret::new("0123456789abcdef0123456789abcdef").unwrap())
 }
 
 fn replicas(peers: &str) -> Replicas {

@@ -269,7 +269,7 @@ async fn replicas_come_and_go_as_their_name_says() {
         every: Duration::from_millis(20),
     };
     let peers: Peers = "dns:///message-svc:8081".parse().unwrap();
-    let credentials = Credentials { secret: secret() };
+    let credentials = Credentials::Secret(secret());
     let found = Replicas::new("message-svc", &peers, credentials, names).unwrap();
     let channel = Channel::over(Transport::Remote(Arc::new(found)));
 
@@ -333,7 +333,8 @@ async fn a_replica_that_is_not_ready_is_passed_over() {
     let readiness = Readiness::new();
     let latch = readiness.latch("the database");
     let later = crate::server::Later::<Script<fn(usize) -> Answer>>::new();
-    let services = Services::new(ServerConfig::default(), Some(secret())).with(later.clone());
+    let services =
+        Services::new(ServerConfig::default(), Gate::Secret(secret())).with(later.clone());
     let server = tokio::spawn(async move {
         let shutdown = Shutdown::new(Duration::from_secs(1));
         crate::server::serve(listener, services, &readiness, &shutdown).await

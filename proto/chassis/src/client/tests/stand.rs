@@ -60,7 +60,7 @@ impl Replica {
             requests: Arc::clone(&requests),
             answer,
         };
-        let services = Services::new(config, Some(secret()))
+        let services = Services::new(config, Gate::Secret(secret()))
             .with(script.clone())
             .with(Topics(script));
         let (server, _) = served(services).await;

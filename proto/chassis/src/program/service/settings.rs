@@ -10,13 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     database::StoreUrl,
-    program::keys::{address, bus, drain_window},
+    identity::Callers,
+    program::keys::{Plaintext, address, bus, drain_window},
     server::ServerConfig,
     telemetry::LogFormat,
+    tls::MutualTls,
 };
 
-/// Configuration of a program; each value has a default, but for `secret_file`. `C`
-/// is the service's own.
+/// Configuration of a program; each value has a default, but for `secret_file` or
+/// `mtls`. `C` is the service's own.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings<C> {
@@ -31,10 +33,18 @@ pub struct Settings<C> {
     /// Where events go: `memory:` keeps them in the process, `nats://host` has a broker.
     #[serde(deserialize_with = "bus")]
     pub bus: String,
-    /// The file of the bearer secret that callers show; made if there is none. A data
-    /// folder has one of its own; with any other store this has to be set.
+    /// With a certificate callers connect by TLS, and only so, and show their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<MutualTls>,
+    /// Who may call what, by the names in certificates; has to be set with `mtls`.
+    pub callers: Callers,
+    /// The file of the bearer secret that callers show where there is no `mtls`; made if
+    /// there is none. A data folder has one of its own; with any other store this has to
+    /// be set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret_file: Option<PathBuf>,
+    /// Whether `grpc_listen` may be plain beyond this machine: `accept` where a mesh encrypts.
+    pub plaintext: Plaintext,
     /// How log lines look.
     pub log: LogFormat,
     /// Which log lines there are: a level, or levels by part, as in `info,chassis=debug`.
@@ -63,7 +73,10 @@ impl<C: Default> Default for Settings<C> {
             admin_listen: local(8082),
             store: StoreUrl::File("./data".into()),
             bus: "memory:".to_owned(),
+            mtls: None,
+            callers: Callers::default(),
             secret_file: None,
+            plaintext: Plaintext::default(),
             log: LogFormat::default(),
             log_filter: "info".to_owned(),
             drain_window_ms: 20_000,
