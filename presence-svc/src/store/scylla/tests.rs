@@ -2,6 +2,7 @@
 
 mod churn;
 mod crashes;
+mod late;
 mod races;
 
 use std::{
