@@ -2,6 +2,7 @@
 
 mod churn;
 mod crashes;
+mod expiry;
 mod late;
 mod races;
 
