@@ -1,7 +1,7 @@
 //! What every store of leases and sessions does. A backend runs all of it by
 //! `conformance::suite!(a function that yields a fresh store and what keeps it alive)`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::sync::Arc;
 
@@ -21,12 +21,14 @@ macro_rules! suite {
             a_lease_that_was_never_taken_is_lost,
             a_lease_that_ran_out_never_lives_again,
             a_lease_that_was_given_back_never_lives_again,
+            giving_back_a_lease_that_does_not_live_changes_nothing,
             a_user_is_online_while_a_lease_of_his_lives,
             one_living_session_of_several_is_enough,
             opening_and_closing_again_change_nothing,
             sessions_are_opened_by_living_leases_only,
             a_lease_has_a_bounded_number_of_sessions,
             a_sweep_tells_the_same_as_before_and_goes_by_steps,
+            a_sweep_ends_the_sessions_of_many_users,
             a_sweep_leaves_the_living_alone,
             a_later_time_of_being_seen_stays,
             closing_counts_after_the_lease_ran_out,
@@ -146,8 +148,23 @@ pub(crate) async fn a_lease_that_was_given_back_never_lives_again(store: Arc<dyn
     store.release_lease(ONE, at(7)).await.unwrap();
     assert_eq!(presence(store, 15, 7).await, (false, Some(5)));
     assert_eq!(hold(store, ONE, 6, 16, true).await, Held::Lost);
+    // Nor for a term that is over before the one that it had.
+    assert_eq!(hold(store, ONE, 6, 8, true).await, Held::Lost);
     assert_eq!(sweep(store, 8, 100).await, 1);
     assert_eq!(presence(store, 15, 9).await, (false, Some(5)));
+}
+
+pub(crate) async fn giving_back_a_lease_that_does_not_live_changes_nothing(store: Arc<dyn Store>) {
+    let store = &*store;
+    hold(store, ONE, 0, 10, true).await;
+    open(store, ONE, &[session(15, 1)], 1).await;
+    store.release_lease(ONE, at(10)).await.unwrap();
+    assert_eq!(presence(store, 15, 11).await, (false, Some(0)));
+    assert_eq!(sweep(store, 12, 100).await, 1);
+    assert_eq!(presence(store, 15, 12).await, (false, Some(0)));
+    // One that nobody knows can still be taken.
+    store.release_lease(OTHER, at(12)).await.unwrap();
+    assert_eq!(hold(store, OTHER, 13, 23, true).await, Held::Living);
 }
 
 pub(crate) async fn a_user_is_online_while_a_lease_of_his_lives(store: Arc<dyn Store>) {
@@ -242,6 +259,19 @@ pub(crate) async fn a_sweep_tells_the_same_as_before_and_goes_by_steps(store: Ar
     assert_eq!(sweep(store, 13, 3).await, 0);
     for number in 1..=10 {
         assert_eq!(presence(store, number, 14).await, (false, Some(3)));
+    }
+}
+
+pub(crate) async fn a_sweep_ends_the_sessions_of_many_users(store: Arc<dyn Store>) {
+    let store = &*store;
+    hold(store, ONE, 0, 10, true).await;
+    // More than a store reads at a time, even if all of them come to lie in one partition.
+    let users: Vec<i64> = (1..=300).map(|n| n * 1_024).collect();
+    let sessions: Vec<Session> = users.iter().map(|user| session(*user, 7)).collect();
+    assert_eq!(open(store, ONE, &sessions, 1).await, Opened::All);
+    assert_eq!(sweep(store, 10, 1_000).await, users.len());
+    for user in [users[0], users[299]] {
+        assert_eq!(presence(store, user, 11).await, (false, Some(0)));
     }
 }
 

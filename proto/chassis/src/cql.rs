@@ -337,8 +337,10 @@ impl Cql {
                     unsure = true;
                     CqlError::Unknown(why)
                 }
-                // Not sent this time; an earlier sending may still arrive.
-                Err(CqlError::Unavailable(why)) if unsure => CqlError::Unknown(why),
+                // Not made this time; an earlier sending may have been, or may still arrive.
+                Err(CqlError::Unavailable(why) | CqlError::Refused(why)) if unsure => {
+                    CqlError::Unknown(why)
+                }
                 Err(error) => return Err(error),
             };
             match pauses.next() {

@@ -28,6 +28,7 @@ macro_rules! suite {
             of_racing_openings_of_one_name_one_wins,
             racing_openings_get_ids_of_their_own,
             asking_again_with_the_same_token_finds_the_account,
+            the_token_of_one_account_is_not_held_by_another,
             tokens_are_added_found_and_taken_away,
             an_account_has_a_thousand_tokens_at_most,
             only_an_accounts_own_tokens_are_taken_away,
@@ -231,6 +232,23 @@ pub(crate) async fn asking_again_with_the_same_token_finds_the_account(store: Ar
             holds_token: false
         })
     );
+}
+
+pub(crate) async fn the_token_of_one_account_is_not_held_by_another(store: Arc<dyn Store>) {
+    let [hers, his] = [fresh_token(), fresh_token()];
+    let she = open(&*store, &profile("998901234567", "Nilufar"), &hers).await;
+    open(&*store, &profile("998907654321", "Sardor"), &his).await;
+    // At first as the sign-up left it, then as the first sign-in does.
+    for _ in 0..2 {
+        assert_eq!(
+            store.open_account(&she.profile, &his, 2).await,
+            Ok(Opened::PhoneNumberTaken {
+                holder: she.clone(),
+                holds_token: false
+            })
+        );
+        store.account_of(&his).await.unwrap().unwrap();
+    }
 }
 
 pub(crate) async fn tokens_are_added_found_and_taken_away(store: Arc<dyn Store>) {

@@ -84,6 +84,72 @@ pub(crate) async fn rooms_are_made_read_and_listed(store: Arc<impl DirectoryStor
     assert_eq!(store.rooms(Some(all[5].id), 3).await.unwrap(), []);
 }
 
+pub(crate) async fn rooms_are_listed_however_many(store: Arc<impl DirectoryStore>) {
+    let mut made = join_all((0..40).map(|n| {
+        let store = store.clone();
+        async move { store.create_room(&format!("room {n}"), n).await.unwrap() }
+    }))
+    .await;
+    made.sort_by_key(|room| room.id);
+    assert_eq!(store.rooms(None, 100).await.unwrap(), made);
+    let mut all: Vec<Room> = Vec::new();
+    loop {
+        let after = all.last().map(|room| room.id);
+        let page = store.rooms(after, 7).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        all.extend(page);
+    }
+    assert_eq!(all, made);
+}
+
+pub(crate) async fn of_racing_seeds_one_is_made(store: Arc<impl DirectoryStore>) {
+    let rooms: Vec<Room> = (0..8)
+        .map(|n| Room {
+            id: room(1),
+            title: format!("room {n}"),
+            create_time_ms: 1,
+        })
+        .collect();
+    let made = join_all(rooms.iter().map(|room| store.seed_room(room))).await;
+    let made = rooms
+        .iter()
+        .zip(made)
+        .filter(|(_, made)| *made.as_ref().unwrap());
+    let [(made, _)] = made.collect::<Vec<_>>()[..] else {
+        panic!("not one room");
+    };
+    assert_eq!(store.room(room(1)).await.unwrap().as_ref(), Some(made));
+
+    // As if the seed file had been changed between the starts of two replicas.
+    for id in 1..=4 {
+        let topics: Vec<Topic> = (0..8)
+            .map(|n| Topic {
+                title: format!("topic {n}"),
+                room: room(n + 1),
+                ..seeded_topic(id, n % 2 == 0)
+            })
+            .collect();
+        let made = join_all(topics.iter().map(|topic| store.seed_topic(topic))).await;
+        let made = topics
+            .iter()
+            .zip(made)
+            .filter(|(_, made)| *made.as_ref().unwrap());
+        let [(made, _)] = made.collect::<Vec<_>>()[..] else {
+            panic!("not one topic");
+        };
+        assert_eq!(store.topic(topic(id)).await.unwrap().as_ref(), Some(made));
+        for topic in &topics {
+            let listed = store.topics(topic.room, None, 10).await.unwrap();
+            assert_eq!(listed.contains(made), topic.room == made.room);
+            assert!(listed.iter().all(|listed| listed.room == topic.room));
+        }
+        let defaults = store.default_topics().await.unwrap();
+        assert_eq!(defaults.contains(&made.id), made.is_default);
+    }
+}
+
 pub(crate) async fn what_is_seeded_twice_stays_as_it_was(store: Arc<impl DirectoryStore>) {
     let first = Room {
         id: room(1),
@@ -157,6 +223,40 @@ pub(crate) async fn topics_are_made_read_and_changed(store: Arc<impl DirectorySt
     assert_eq!(store.topic(other.id).await.unwrap(), Some(other));
     assert_eq!(store.update_topic(topic(77), &change).await.unwrap(), None);
     assert_eq!(store.topic(topic(77)).await.unwrap(), None);
+}
+
+pub(crate) async fn racing_changes_of_a_topic_are_all_made(store: Arc<impl DirectoryStore>) {
+    let id = store.create_topic(&new_topic(1, "first")).await.unwrap().id;
+    for n in 0..10 {
+        let is_odd = n % 2 == 1;
+        let visibility = if is_odd {
+            Visibility::Open
+        } else {
+            Visibility::Private
+        };
+        let changes = [
+            TopicChange {
+                title: Some(format!("title {n}")),
+                ..TopicChange::default()
+            },
+            TopicChange {
+                visibility: Some(visibility),
+                ..TopicChange::default()
+            },
+            TopicChange {
+                closed: Some(!is_odd),
+                ..TopicChange::default()
+            },
+        ];
+        for changed in join_all(changes.iter().map(|change| store.update_topic(id, change))).await {
+            assert_eq!(changed.unwrap().unwrap().id, id);
+        }
+        let now = store.topic(id).await.unwrap().unwrap();
+        assert_eq!(
+            (now.title, now.visibility, now.closed),
+            (format!("title {n}"), visibility, !is_odd)
+        );
+    }
 }
 
 pub(crate) async fn topics_are_listed_by_room(store: Arc<impl DirectoryStore>) {

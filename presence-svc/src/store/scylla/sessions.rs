@@ -405,3 +405,17 @@ fn next_version(last: Option<i64>) -> i64 {
 fn contended() -> StoreError {
     StoreError::Unavailable("others changed the sessions of a user all the time".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_never_comes_back_although_the_clock_does_or_the_row_was_forgotten() {
+        let before = next_version(None);
+        assert!(before > 1_700_000_000_000_000, "microseconds of the day");
+        assert!(next_version(Some(1)) >= before);
+        let clock_went_back = before + 3_600_000_000;
+        assert_eq!(next_version(Some(clock_went_back)), clock_went_back + 1);
+    }
+}

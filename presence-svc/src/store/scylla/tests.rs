@@ -2,6 +2,8 @@
 
 mod churn;
 mod crashes;
+mod expiry;
+mod late;
 mod races;
 
 use std::{

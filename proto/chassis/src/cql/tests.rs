@@ -135,6 +135,33 @@ async fn an_unknown_outcome_is_settled_by_the_same_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_does_not_tell_what_became_of_an_earlier_sending() {
+    let (cql, _keyspace) = keyspace().await;
+    let insert = "INSERT INTO things (id, what) VALUES (?, ?) IF NOT EXISTS";
+    let insert = cql.conditional("insert", insert).await.unwrap();
+    let requests = Arc::new(AtomicUsize::new(0));
+    for (first, id) in [(Fault::AnswerLost, 1_i64), (Fault::Lost, 2)] {
+        requests.store(0, Ordering::Relaxed);
+        let counted = Arc::clone(&requests);
+        cql.fail(move |_| match counted.fetch_add(1, Ordering::Relaxed) {
+            0 => first,
+            _ => Fault::Refused,
+        });
+        let answer = cql.apply(&insert, (id, "mine")).await;
+        assert!(matches!(answer, Err(CqlError::Unknown(_))), "{answer:?}");
+    }
+    requests.store(0, Ordering::Relaxed);
+    let counted = Arc::clone(&requests);
+    cql.fail(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Fault::Refused
+    });
+    let refused = cql.apply(&insert, (3_i64, "mine")).await;
+    assert!(matches!(refused, Err(CqlError::Refused(_))), "{refused:?}");
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn so_many_requests_are_under_way_and_the_next_is_refused_soon() {
     let (_cql, keyspace) = keyspace().await;
     let cql = Cql::connect(&changed(&keyspace.url, "timeout_ms=5000", "in_flight=4"))

@@ -2,13 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+mod overtaken;
 mod sign_ups;
 mod tokens;
 
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -17,7 +18,7 @@ use chassis::cql::{
     faults::Fault,
     testing::{Keyspace, fresh_keyspace},
 };
-use tokio::{select, sync::Notify};
+use tokio::{runtime::Handle, select, sync::Notify, task::block_in_place};
 
 use super::*;
 use crate::{store::conformance::profile, token::Token};
@@ -88,6 +89,33 @@ impl World {
         self.cql.heal();
         let failed = *failed.lock().unwrap();
         (answer, failed)
+    }
+}
+
+impl World {
+    /// Runs something while all of something else happens in front of its statement number
+    /// `step`, of those that `counts`; what it answered, and whether it had so many.
+    async fn overtake<T>(
+        &self,
+        step: usize,
+        counts: impl Fn(&str) -> bool + Send + Sync + 'static,
+        overtaking: impl Future<Output = ()> + Send + 'static,
+        doing: impl Future<Output = T>,
+    ) -> (T, bool) {
+        let overtaking = Mutex::new(Some(Box::pin(overtaking)));
+        let (met, seen) = (Arc::new(AtomicBool::new(false)), AtomicUsize::new(0));
+        let meets = Arc::clone(&met);
+        self.cql.fail(move |name| {
+            if counts(name) && seen.fetch_add(1, Ordering::Relaxed) + 1 == step {
+                meets.store(true, Ordering::Relaxed);
+                let overtaking = overtaking.lock().unwrap().take();
+                block_in_place(|| Handle::current().block_on(overtaking.unwrap()));
+            }
+            Fault::None
+        });
+        let answer = doing.await;
+        self.cql.heal();
+        (answer, met.load(Ordering::Relaxed))
     }
 }
 

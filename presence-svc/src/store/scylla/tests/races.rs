@@ -58,6 +58,29 @@ async fn many_that_change_what_one_user_has_open_lose_nothing() {
     assert_eq!(other.presences(&[user(1)], 3).await, [(false, Some(2))]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_opened_while_the_last_one_is_closed_stays_open() {
+    let (one, other, _keyspace) = two().await;
+    let (lease, user) = (lease(1), user(1));
+    one.hold(lease, 0, 1_000, true).await;
+    one.open(lease, &[session(user, 1)], 1).await;
+    let closes = AtomicUsize::new(0);
+    one.cql.fail(move |name| {
+        if name == "user_sessions_empty" && closes.fetch_add(1, Ordering::SeqCst) == 0 {
+            let second = [session(user, 2)];
+            let opened =
+                block_in_place(|| Handle::current().block_on(other.open(lease, &second, 1)));
+            assert_eq!(opened, Opened::All);
+        }
+        Fault::None
+    });
+    one.close(lease, &[session(user, 1)], 2).await;
+    one.cql.heal();
+    let row: Open = one.store.sessions.look(lease, user).await.unwrap();
+    assert_eq!(row.ids, Ids::from([session(user, 2).id]));
+    assert_eq!(one.presences(&[user], 3).await, [(true, Some(2))]);
+}
+
 /// Opens sessions while another sweeps the lease in front of the `at`th request, and dies
 /// in front of the next if `dies`. How many requests there were, and what came of it.
 async fn open_swept_at(

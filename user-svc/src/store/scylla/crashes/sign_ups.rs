@@ -12,7 +12,9 @@ fn named(phone_number: &Profile, username: &Profile) -> Profile {
 /// What came of a sign-up that died is seen by the next one with the same phone number,
 /// with the same name, and with both and the same token.
 async fn settled(store: &ScyllaStore, profile: &Profile, token: &TokenHash, next: Next) {
+    let live = store.live(std::slice::from_ref(token)).await.unwrap();
     let before = store.account_of(token).await.unwrap();
+    assert_eq!(live, [before.is_some()]);
     let fresh = fresh_token();
     let stranger = person(90_000, rand::random_range(0..900_000));
     let (answer, asked) = match next {

@@ -3,7 +3,7 @@
 use chassis::id::RoomId;
 
 use super::*;
-use crate::store::{Joined, NewTopic, StoreError, Topic, TopicChange, Visibility};
+use crate::store::{Joined, NewTopic, Room, StoreError, Topic, TopicChange, Visibility};
 
 /// What became of a change whose request `at` went wrong.
 enum Outcome<T> {
@@ -265,11 +265,64 @@ async fn a_topic_is_changed_once_or_not_at_all_wherever_its_change_is_cut_off() 
     at_every_request(&first, &mut Vec::new(), async |_| {}, change, check).await;
 }
 
-/// Loses the answer to the first `statement`, and holds the second one back until released.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_is_made_once_or_not_at_all_wherever_its_making_is_cut_off() {
+    let (first, second, _keyspace) = pair().await;
+    let title = |n: i64| format!("room {n}");
+    let change = async |n| first.store.create_room(&title(n), n).await;
+    let check = async |n, outcome: Outcome<Room>| {
+        let listed = second.store.rooms(None, 500).await.unwrap();
+        let with_title = listed.iter().filter(|room| room.title == title(n));
+        let with_title: Vec<_> = with_title.collect();
+        assert!(with_title.len() <= 1);
+        match outcome {
+            Outcome::Answered(Ok(room)) => assert_eq!(with_title, [&room]),
+            Outcome::Answered(Err(error)) => {
+                assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+            }
+            Outcome::Crashed => {}
+        }
+    };
+    at_every_request(&first, &mut Vec::new(), async |_| {}, change, check).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_of_the_seed_whose_making_was_cut_off_is_what_a_later_seed_says() {
+    let (first, second, _keyspace) = pair().await;
+    let early = Topic {
+        id: topic(1),
+        room: RoomId::new(2).unwrap(),
+        title: "early".to_owned(),
+        visibility: Visibility::Open,
+        closed: false,
+        is_default: true,
+        create_time_ms: 5,
+    };
+    first.cql.fail(|name| match name {
+        "topic_insert" => Fault::Refused,
+        _ => Fault::None,
+    });
+    let refused = first.store.seed_topic(&early).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    let later = Topic {
+        room: room(),
+        title: "later".to_owned(),
+        is_default: false,
+        ..early.clone()
+    };
+    assert!(second.store.seed_topic(&later).await.unwrap());
+    assert_eq!(second.store.topics(early.room, None, 10).await.unwrap(), []);
+    let listed = second.store.topics(room(), None, 10).await.unwrap();
+    assert_eq!(listed, [later]);
+    assert_eq!(second.store.default_topics().await.unwrap(), []);
+}
+
+/// Does `fault` to the first `statement`, and holds the second one back until released.
 /// To be told by the receiver when it is about to be made.
 fn hold_the_second(
     replica: &Replica,
     statement: &'static str,
+    fault: Fault,
 ) -> (std::sync::mpsc::Receiver<()>, std::sync::mpsc::Sender<()>) {
     let (reached, about_to) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel();
@@ -281,7 +334,7 @@ fn hold_the_second(
         let mut state = state.lock().unwrap();
         state.0 += 1;
         match state.0 {
-            1 => return Fault::AnswerLost,
+            1 => return fault,
             2 => {
                 state.1.send(()).unwrap();
                 tokio::task::block_in_place(|| state.2.recv()).unwrap();
@@ -299,7 +352,7 @@ async fn a_change_that_went_unanswered_never_undoes_what_followed() {
     let first = Arc::new(first);
 
     let id = second.store.create_topic(&new_topic(0)).await.unwrap().id;
-    let (about_to, release) = hold_the_second(&first, "topic_update");
+    let (about_to, release) = hold_the_second(&first, "topic_update", Fault::AnswerLost);
     let unanswered = tokio::spawn({
         let first = Arc::clone(&first);
         let closed = TopicChange {
@@ -319,7 +372,7 @@ async fn a_change_that_went_unanswered_never_undoes_what_followed() {
     assert!(matches!(told, Err(StoreError::Unavailable(_))), "{told:?}");
     assert!(!second.store.topic(id).await.unwrap().unwrap().closed);
 
-    let (about_to, release) = hold_the_second(&first, "membership_change");
+    let (about_to, release) = hold_the_second(&first, "membership_change", Fault::AnswerLost);
     let unanswered = tokio::spawn({
         let first = Arc::clone(&first);
         async move { first.store.join(&membership(1, 1)).await }
@@ -332,4 +385,48 @@ async fn a_change_that_went_unanswered_never_undoes_what_followed() {
     assert!(matches!(told, Err(StoreError::Unavailable(_))), "{told:?}");
     assert_eq!(version(&second.store, user(1)).await, 2);
     check_listings(&second.store, &[1], &[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_was_lost_is_not_taken_for_that_of_another() {
+    let (first, second, _keyspace) = pair().await;
+    let first = Arc::new(first);
+
+    let id = second.store.create_topic(&new_topic(0)).await.unwrap().id;
+    let (about_to, release) = hold_the_second(&first, "topic_update", Fault::Lost);
+    let lost = tokio::spawn({
+        let first = Arc::clone(&first);
+        let closed = TopicChange {
+            closed: Some(true),
+            ..TopicChange::default()
+        };
+        async move { first.store.update_topic(id, &closed).await }
+    });
+    tokio::task::block_in_place(|| about_to.recv()).unwrap();
+    let retitled = TopicChange {
+        title: Some("of another".to_owned()),
+        ..TopicChange::default()
+    };
+    second.store.update_topic(id, &retitled).await.unwrap();
+    release.send(()).unwrap();
+    let told = lost.await.unwrap().unwrap();
+    let now = second.store.topic(id).await.unwrap();
+    assert_eq!(told, now);
+    let now = now.unwrap();
+    assert_eq!((now.title.as_str(), now.closed), ("of another", true));
+
+    // Both make the first version of what the user has.
+    let (about_to, release) = hold_the_second(&first, "membership_change", Fault::Lost);
+    let lost = tokio::spawn({
+        let first = Arc::clone(&first);
+        async move { first.store.join(&membership(1, 1)).await }
+    });
+    tokio::task::block_in_place(|| about_to.recv()).unwrap();
+    let (wish, other) = (membership(1, 1), membership(2, 1));
+    let joined = second.store.join(&other).await.unwrap();
+    assert_eq!(joined, Joined::New(other, 1));
+    release.send(()).unwrap();
+    assert_eq!(lost.await.unwrap().unwrap(), Joined::New(wish, 2));
+    assert_eq!(version(&second.store, user(1)).await, 2);
+    check_listings(&second.store, &[1, 2], &[1]).await;
 }

@@ -1,9 +1,13 @@
 //! The listing of members, and what it costs.
 
+use chassis::{cql::Applied, id::RoomId};
 use rand::seq::SliceRandom as _;
 
 use super::*;
-use crate::store::scylla::directory::members::{Members, Row};
+use crate::store::{
+    NewTopic, StoreError, Topic, Visibility,
+    scylla::directory::members::{Members, Row},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_many_buckets_come_in_pages() {
@@ -21,6 +25,59 @@ async fn members_of_many_buckets_come_in_pages() {
     }
     let nobody = first.store.members(topic(2), None, 10).await.unwrap();
     assert_eq!(nobody, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_again_when_his_bucket_was_not_written_down_is_listed() {
+    let (first, second, _keyspace) = pair().await;
+    let wish = membership(1, 5 * 65_536);
+    for fault in [Fault::Refused, Fault::Lost] {
+        first.cql.fail(move |name| match name {
+            "member_bucket" => fault,
+            _ => Fault::None,
+        });
+        let refused = first.store.join(&wish).await;
+        assert!(matches!(refused, Err(StoreError::Unavailable(_))));
+    }
+    first.cql.heal();
+    first.store.join(&wish).await.unwrap();
+    assert_eq!(members(&second.store, topic(1), 10).await, [wish]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_of_a_room_go_on_in_the_next_bucket() {
+    let (first, second, _keyspace) = pair().await;
+    let counter = first.cql.conditional(
+        "counter",
+        "INSERT INTO message_ids (name, next) VALUES ('topic', ?) IF NOT EXISTS",
+    );
+    let counter = counter.await.unwrap();
+    let set = first.cql.apply(&counter, (65_534_i64,)).await;
+    assert_eq!(set, Ok(Applied::Yes));
+    let mut made = Vec::new();
+    for n in 0..5 {
+        let new = NewTopic {
+            room: RoomId::new(1).unwrap(),
+            title: format!("topic {n}"),
+            visibility: Visibility::Open,
+            is_default: false,
+            create_time_ms: 5,
+        };
+        made.push(first.store.create_topic(&new).await.unwrap());
+    }
+    for limit in [1, 2, 3, 10] {
+        let mut all: Vec<Topic> = Vec::new();
+        loop {
+            let after = all.last().map(|topic| topic.id);
+            let page = second.store.topics(made[0].room, after, limit).await;
+            let page = page.unwrap();
+            if page.is_empty() {
+                break;
+            }
+            all.extend(page);
+        }
+        assert_eq!(all, made, "{limit} at a time");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
