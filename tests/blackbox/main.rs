@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         standalone::cases(),
         standalone::start::cases(),
         standalone::grpc::cases(),
+        standalone::mutual::cases(),
     ];
     let trials = cases.into_iter().flatten().flat_map(Case::trials).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

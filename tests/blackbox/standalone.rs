@@ -1,6 +1,7 @@
 //! The program as its operator sees it.
 
 pub(crate) mod grpc;
+pub(crate) mod mutual;
 pub(crate) mod start;
 
 use std::os::unix::fs::PermissionsExt;

@@ -122,8 +122,8 @@ impl Mesh<'_> {
         let part = Part::new(format!("{name} {number}"), program, self.folder, admin)
             .flag("--admin-listen", admin)
             .flag("--log", "text");
-        let files = self.authority.issue(name).files();
-        (files.into_iter()).fold(part, |part, (key, file)| {
+        let certificate = self.authority.issue(name);
+        (certificate.files().into_iter()).fold(part, |part, (key, file)| {
             part.env(&format!("DRIVERS_MTLS__{key}"), file.display())
         })
     }
