@@ -141,6 +141,13 @@ pub enum What {
     },
     /// It was shown a message by `sent`.
     Shown(#[serde(serialize_with = "shared")] Arc<Message>),
+    /// It was told that somebody types.
+    Typed {
+        /// In this topic.
+        topic: i64,
+        /// Who.
+        user: i64,
+    },
     /// It was told of a failure.
     Failed {
         /// Of the message with this stamp.

@@ -1,10 +1,13 @@
 //! The people of a trial, their topics, and what they share while it goes on.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use proto::message::v1::Visibility;
+use rand::RngExt;
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tests::account::sign_up_at;
 use tests::api::Api;
@@ -17,6 +20,8 @@ use crate::stack::Stack;
 const TALKERS: usize = 4;
 /// Who come and go.
 const WANDERERS: usize = 2;
+/// Who become members of the open topic by what they say in it.
+const GUESTS: usize = 4;
 /// Topics that many talk in.
 const LIVELY: usize = 2;
 /// Topics in which little is said, so that nothing later tells of a loss.
@@ -42,6 +47,8 @@ pub(crate) struct Cast {
     pub(crate) people: Vec<Arc<Person>>,
     pub(crate) lively: Vec<i64>,
     pub(crate) quiet: Vec<i64>,
+    /// Where everybody may talk.
+    pub(crate) open_topic: i64,
 }
 
 /// What somebody does in a trial.
@@ -57,6 +64,9 @@ pub(crate) enum Role {
     Listener,
     /// So does he, until he leaves a lively topic for long.
     Leaver,
+    /// He talks in the open topic alone, some time after the beginning, and is a member
+    /// from then on.
+    Guest,
     /// He is a member of nothing.
     Stranger,
 }
@@ -64,7 +74,10 @@ pub(crate) enum Role {
 impl Role {
     /// Whether he says something.
     pub(crate) fn talks(self) -> bool {
-        matches!(self, Self::Talker | Self::Wanderer | Self::Suspect)
+        matches!(
+            self,
+            Self::Talker | Self::Wanderer | Self::Suspect | Self::Guest
+        )
     }
 }
 
@@ -99,6 +112,8 @@ pub(crate) struct Person {
     pub(crate) id: i64,
     pub(crate) username: String,
     pub(crate) role: Role,
+    /// He says nothing before.
+    pub(crate) silent_until: Moment,
     state: Mutex<State>,
 }
 
@@ -113,7 +128,8 @@ pub(crate) struct State {
     again: VecDeque<(Moment, Outgoing)>,
     /// Some of what is settled.
     old: VecDeque<Outgoing>,
-    known: HashSet<i64>,
+    /// What he heard last of each topic.
+    heard: HashMap<i64, i64>,
 }
 
 /// How many settled messages are remembered to be sent again.
@@ -187,12 +203,14 @@ impl State {
         self.old.get(number).cloned()
     }
 
-    /// Notes the topic's message that may be answered; says whether it is new.
-    pub(crate) fn heard(&mut self, id: i64) -> bool {
-        if self.known.len() > 1_000 {
-            self.known.clear();
-        }
-        self.known.insert(id)
+    /// Notes the id of a message of the topic, which may be answered from now on.
+    pub(crate) fn heard(&mut self, topic: i64, id: i64) {
+        self.heard.insert(topic, id);
+    }
+
+    /// A message of the topic that may be answered; 0 if he has heard none.
+    pub(crate) fn last_of(&self, topic: i64) -> i64 {
+        self.heard.get(&topic).copied().unwrap_or(0)
     }
 }
 
@@ -202,10 +220,14 @@ impl Cast {
         stack: &Stack,
         recorder: Arc<Recorder>,
         phase: watch::Receiver<Phase>,
+        length: Duration,
+        random: &mut StdRng,
     ) -> Self {
         let roles = std::iter::repeat_n(Role::Talker, TALKERS)
             .chain(std::iter::repeat_n(Role::Wanderer, WANDERERS))
+            .chain(std::iter::repeat_n(Role::Guest, GUESTS))
             .chain([Role::Suspect, Role::Listener, Role::Leaver, Role::Stranger]);
+        let length = Moment::try_from(length.as_millis()).unwrap();
         let mut people = Vec::new();
         for (number, role) in roles.enumerate() {
             let user = sign_up_at(stack.doors[number % stack.doors.len()]).await;
@@ -213,7 +235,12 @@ impl Cast {
                 tokens: vec![user.token],
                 ..State::default()
             };
+            let silent_until = match role {
+                Role::Guest => now() + random.random_range(0..length / 2),
+                _ => 0,
+            };
             people.push(Arc::new(Person {
+                silent_until,
                 id: user.id,
                 username: user.username,
                 role,
@@ -221,13 +248,17 @@ impl Cast {
             }));
         }
         let mut topics = Vec::new();
-        for _ in 0..LIVELY + QUIET {
+        for number in 0..LIVELY + QUIET + 1 {
             let began = now();
-            let members = people
-                .iter()
-                .filter(|person| !matches!(person.role, Role::Stranger | Role::Wanderer));
+            let members = people.iter().filter(|person| {
+                !matches!(person.role, Role::Stranger | Role::Wanderer | Role::Guest)
+            });
             let members: Vec<i64> = members.map(|person| person.id).collect();
-            let topic = stack.apis[0].topic(Visibility::Private, &members).await;
+            let visibility = match number {
+                0 => Visibility::Open,
+                _ => Visibility::Private,
+            };
+            let topic = stack.apis[0].topic(visibility, &members).await;
             topics.push(topic);
             let done = now();
             recorder.add(|history| {
@@ -242,6 +273,7 @@ impl Cast {
                     }));
             });
         }
+        let open_topic = topics.remove(0);
         let quiet = topics.split_off(LIVELY);
         Self {
             doors: stack.doors.clone(),
@@ -251,6 +283,7 @@ impl Cast {
             people,
             lively: topics,
             quiet,
+            open_topic,
         }
     }
 
@@ -261,7 +294,16 @@ impl Cast {
 
     /// All topics.
     pub(crate) fn topics(&self) -> Vec<i64> {
-        [self.lively.clone(), self.quiet.clone()].concat()
+        [&[self.open_topic], &*self.lively, &*self.quiet].concat()
+    }
+
+    /// Where somebody talks.
+    pub(crate) fn talked_in_by(&self, role: Role) -> Vec<i64> {
+        match role {
+            Role::Guest => vec![self.open_topic],
+            Role::Wanderer => self.lively.clone(),
+            _ => [&[self.open_topic], &*self.lively].concat(),
+        }
     }
 
     /// How many messages have no final answer yet.

@@ -12,7 +12,7 @@ const AFTER: Moment = 5_000;
 pub(crate) fn print(history: &History, findings: &Findings) {
     let mut emitted = HashSet::new();
     let mut acknowledged = HashSet::new();
-    let mut shown = 0;
+    let (mut shown, mut typed) = (0, 0);
     // Each acknowledgement: when, and through which gateway.
     let mut sent: Vec<(Moment, usize)> = Vec::new();
     for connection in &history.connections {
@@ -28,11 +28,13 @@ pub(crate) fn print(history: &History, findings: &Findings) {
                         acknowledged.insert((message.owner, message.topic, message.stamp.as_str()));
                     }
                 }
+                What::Typed { .. } => typed += 1,
                 What::Failed { .. } | What::Refused { .. } => {}
             }
         }
     }
     sent.sort_unstable();
+    println!("{typed} times somebody was told that another types");
     acknowledged.retain(|name| emitted.contains(name));
     println!("{} connections", history.connections.len());
     println!(

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use crate::cast::{Cast, Outgoing, Person, Phase};
 
 const EVENT: &str = "message_events";
+const TYPING: &str = "typing_event";
 /// A little more than the checker allows for an answer.
 const ANSWER: Moment = 22_000;
 /// Of what has no answer by then a part is sent by another device, too.
@@ -165,7 +166,7 @@ impl Session<'_> {
             }
             self.retry(client);
             if let Some(says) = says
-                && now >= says_at
+                && now >= says_at.max(self.person.silent_until)
                 && self.cast.phase() == Phase::Talk
                 && self.open.len() < UNANSWERED
             {
@@ -186,6 +187,13 @@ impl Session<'_> {
             self.note(What::Refused { code });
             return Err(End::ByClient);
         }
+        if name == TYPING && payload["status"].is_null() {
+            let number = |key: &str| payload[key].as_i64().unwrap_or_default();
+            self.note(What::Typed {
+                topic: number("topic_id"),
+                user: number("user_id"),
+            });
+        }
         if name != EVENT {
             return Ok(());
         }
@@ -196,7 +204,7 @@ impl Session<'_> {
                 self.open.remove(&message.stamp);
                 self.person.state().settle(&message.stamp);
             } else {
-                self.person.state().heard(message.id);
+                self.person.state().heard(message.topic, message.id);
             }
             let message = self.cast.recorder.keep(message);
             self.note(What::Shown(message));
@@ -252,9 +260,19 @@ impl Session<'_> {
                 self.emit(client, old);
             }
         }
+        let topics = self.cast.talked_in_by(self.person.role);
         for _ in 0..random.random_range(1..4) {
-            let topic = self.cast.lively[random.random_range(0..self.cast.lively.len())];
-            let outgoing = self.person.state().write(self.person.id, topic, 0);
+            let topic = topics[random.random_range(0..topics.len())];
+            if random.random_bool(0.2) {
+                let typing = json!({"user_id": self.person.id, "topic_id": topic});
+                client.emit(TYPING, &typing);
+            }
+            let outgoing = {
+                let mut state = self.person.state();
+                let replies = random.random_bool(0.25);
+                let reply_to = if replies { state.last_of(topic) } else { 0 };
+                state.write(self.person.id, topic, reply_to)
+            };
             self.emit(client, outgoing);
         }
     }

@@ -9,7 +9,7 @@ use libtest_mimic::Failed;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tests::checker::{Findings, Limits, check};
-use tests::history::{Fault, History, Message, Moment, Recorder, now};
+use tests::history::{Fault, History, Membership, Message, Moment, Recorder, What, now};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -38,14 +38,21 @@ const LAST: Duration = Duration::from_millis(6_500);
 pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, Findings) {
     let recorder = Arc::new(Recorder::default());
     let (phase, phases) = watch::channel(Phase::Talk);
-    let cast = Arc::new(Cast::of(stack, Arc::clone(&recorder), phases).await);
     let mut random = StdRng::seed_from_u64(trial.seed);
+    let cast = Cast::of(
+        stack,
+        Arc::clone(&recorder),
+        phases,
+        trial.length,
+        &mut random,
+    );
+    let cast = Arc::new(cast.await);
     let mut tasks = Vec::new();
     for person in &cast.people {
         // Two devices each, which retry each other's messages.
         let devices = match person.role {
             Role::Talker | Role::Listener | Role::Suspect => 2,
-            Role::Wanderer | Role::Leaver | Role::Stranger => 1,
+            Role::Wanderer | Role::Leaver | Role::Guest | Role::Stranger => 1,
         };
         for number in 0..devices {
             // Those who have one only stay for long.
@@ -84,6 +91,13 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
     }
     let mut history = recorder.take();
     history.over = over;
+    let guests = cast
+        .people
+        .iter()
+        .filter(|person| person.role == Role::Guest);
+    let joined = guests.filter_map(|guest| joined(&history, guest.id, cast.open_topic));
+    let joined: Vec<Membership> = joined.collect();
+    history.memberships.extend(joined);
     for topic in cast.topics() {
         let entries = stack.apis[0].history(topic).await;
         let log = entries.iter().map(Message::stored).collect();
@@ -91,6 +105,28 @@ pub(crate) async fn run(stack: &Stack, trial: &Trial, plan: Plan) -> (History, F
     }
     let findings = check(&history, &Limits::default());
     (history, findings)
+}
+
+/// When somebody became a member by what he said: after he emitted it first, and before he
+/// was first shown anything of the topic.
+fn joined(history: &History, user: i64, topic: i64) -> Option<Membership> {
+    let his = (history.connections.iter()).filter(|connection| connection.user == user);
+    let events: Vec<_> = his.flat_map(|connection| &connection.events).collect();
+    let said = events.iter().filter_map(|event| match &event.what {
+        What::Emitted { topic: to, .. } if *to == topic => Some(event.at),
+        _ => None,
+    });
+    let shown = events.iter().filter_map(|event| match &event.what {
+        What::Shown(message) if message.topic == topic => Some(event.at),
+        _ => None,
+    });
+    Some(Membership {
+        user,
+        topic,
+        joins: true,
+        began: said.min()?,
+        done: shown.min().unwrap_or(Moment::MAX / 4),
+    })
 }
 
 /// How often it is looked whether the machine goes on, and what counts as standing still.

@@ -25,10 +25,13 @@ fn is_answer(connection: &Connection, message: &Message) -> bool {
 /// Nothing is shown of a topic to who is no member, or has not been one for long.
 fn shown(facts: &Facts<'_>, connection: &Connection, findings: &mut Findings) {
     for event in &connection.events {
-        let What::Shown(message) = &event.what else {
-            continue;
+        let (topic, what) = match &event.what {
+            What::Shown(message) if is_answer(connection, message) => continue,
+            What::Shown(message) => (message.topic, format!("seq {}", message.seq)),
+            What::Typed { topic, user } => (*topic, format!("that user {user} types")),
+            What::Emitted { .. } | What::Failed { .. } | What::Refused { .. } => continue,
         };
-        let terms = facts.terms(connection.user, message.topic);
+        let terms = facts.terms(connection.user, topic);
         let joined = |term: &&super::Term| term.joined.0 <= event.at;
         let may = terms.iter().filter(joined).any(|term| match term.left {
             None => true,
@@ -37,7 +40,7 @@ fn shown(facts: &Facts<'_>, connection: &Connection, findings: &mut Findings) {
                     || event.at <= facts.healed(done, |fault| !fault.deafens.is_empty())
             }
         });
-        if may || is_answer(connection, message) {
+        if may {
             continue;
         }
         let kind = if terms.iter().any(|term| joined(&term)) {
@@ -48,10 +51,8 @@ fn shown(facts: &Facts<'_>, connection: &Connection, findings: &mut Findings) {
         findings.add(
             kind,
             format!(
-                "{} was shown seq {} of topic {} at {}",
+                "{} was shown {what} of topic {topic} at {}",
                 whose(facts, connection),
-                message.seq,
-                message.topic,
                 told(facts, event.at)
             ),
         );

@@ -104,7 +104,7 @@ fn answered<'a>(
                     );
                 }
             }
-            What::Shown(_) | What::Refused { .. } => {}
+            What::Shown(_) | What::Typed { .. } | What::Refused { .. } => {}
         }
     }
     let limit = facts.limits.answer;

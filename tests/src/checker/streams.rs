@@ -36,7 +36,7 @@ pub(super) fn check(facts: &Facts<'_>, findings: &mut Findings) {
                         );
                     }
                 }
-                What::Failed { .. } | What::Refused { .. } => {}
+                What::Typed { .. } | What::Failed { .. } | What::Refused { .. } => {}
             }
         }
         for (topic, log) in &facts.history.logs {

@@ -3,6 +3,14 @@
 use super::*;
 
 #[test]
+fn a_stranger_is_not_told_who_types() {
+    let mut story = Story::told();
+    let (topic, user) = (TOPIC, ANN);
+    story.client(EVE).event(2_020, What::Typed { topic, user });
+    assert_eq!(story.kinds(), [Kind::Overheard]);
+}
+
+#[test]
 fn a_stranger_hears_nothing() {
     let mut story = Story::told();
     story.client(EVE).shown(2_020, &message(1, 2_000));
