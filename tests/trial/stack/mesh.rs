@@ -1,5 +1,5 @@
-//! Two of each program over NATS and Cassandra, with a proxy between any two that call
-//! each other.
+//! Two of each program over NATS and Cassandra; to be broken, with a proxy between any two
+//! that call each other.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -23,9 +23,27 @@ const SECRET: &str = "5ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25ec25e
 /// The services, as the gateway's flags call them.
 const SERVICES: [&str; 3] = ["user", "message", "presence"];
 
+/// What a mesh is started for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be broken: at proxies, with short segments and short drain windows.
+    Faults,
+    /// To be loaded: as an operator runs it.
+    Load,
+}
+
 impl Stack {
     /// Starts it over a cluster of so many nodes, and waits until all of it is ready.
     pub(crate) async fn mesh(nodes: u32) -> Self {
+        Self::start(nodes, Purpose::Faults).await
+    }
+
+    /// The same without proxies, and with the settings that programs have by themselves.
+    pub(crate) async fn bare_mesh() -> Self {
+        Self::start(1, Purpose::Load).await
+    }
+
+    async fn start(nodes: u32, purpose: Purpose) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("drivers-mesh-")
             .tempdir()
@@ -36,6 +54,7 @@ impl Stack {
         std::fs::write(&secret, SECRET).unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         let mut mesh = Mesh {
+            purpose,
             folder: folder.path(),
             store: cluster.url(&new_keyspace()),
             nats: Arc::clone(&nats),
@@ -84,6 +103,7 @@ impl Stack {
 
 /// A mesh that is being started.
 struct Mesh<'a> {
+    purpose: Purpose,
     folder: &'a Path,
     store: String,
     nats: Arc<Nats>,
@@ -91,7 +111,7 @@ struct Mesh<'a> {
 }
 
 impl Mesh<'_> {
-    /// A proxy between two, which can be broken.
+    /// A proxy between two, which can be broken, or the target itself.
     async fn link(
         &mut self,
         sort: &'static str,
@@ -99,6 +119,9 @@ impl Mesh<'_> {
         target: SocketAddr,
         deafens: Vec<usize>,
     ) -> SocketAddr {
+        if self.purpose == Purpose::Load {
+            return target;
+        }
         let proxy = Arc::new(Proxy::start(target).await);
         let address = proxy.address;
         self.weak.push(Weak {
@@ -141,14 +164,16 @@ impl Mesh<'_> {
             .part(name, number, admin)
             .flag("--grpc-listen", grpc)
             .flag("--store", &self.store)
-            .flag("--bus", format!("nats://{bus}"))
-            .env("DRIVERS_DRAIN_WINDOW_MS", 3_000);
+            .flag("--bus", format!("nats://{bus}"));
         if number == 0 {
             part.run("migrate").await;
         }
-        let part = match name {
-            "message" => part.env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64),
-            _ => part,
+        let part = match (self.purpose, name) {
+            (Purpose::Load, _) => part,
+            (Purpose::Faults, "message") => part
+                .env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64)
+                .env("DRIVERS_DRAIN_WINDOW_MS", 3_000),
+            (Purpose::Faults, _) => part.env("DRIVERS_DRAIN_WINDOW_MS", 3_000),
         };
         self.start(sort, part, deafens, Vec::new()).await;
         grpc
@@ -164,8 +189,10 @@ impl Mesh<'_> {
             .part("gateway", number, admin)
             .flag("--listen", public)
             .flag("--bus", format!("nats://{bus}"))
-            .flag("--rate-limits", "off")
-            .env("DRIVERS_DRAIN_WINDOW_MS", 5_000);
+            .flag("--rate-limits", "off");
+        if self.purpose == Purpose::Faults {
+            part = part.env("DRIVERS_DRAIN_WINDOW_MS", 5_000);
+        }
         for (name, replicas) in SERVICES.into_iter().zip(services) {
             let (sort, deafens) = match name {
                 "user" => ("gateway-user", Vec::new()),
