@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::api::Api;
-use tests::cassandra::{Cluster, new_keyspace};
-use tests::nats::Nats;
+use tests::cassandra::{Cluster, new_keyspace, shared_url};
+use tests::nats::{Nats, shared_nats};
 use tests::part::{Part, free_address, program};
 use tests::proxy::Proxy;
 
@@ -38,7 +38,8 @@ impl Stack {
         Self::start(nodes, Purpose::Faults).await
     }
 
-    /// The same without proxies, and with the settings that programs have by themselves.
+    /// The same without proxies, and with the settings that programs have by themselves;
+    /// over the servers that tests share, for one that has just started is slow for minutes.
     pub(crate) async fn bare_mesh() -> Self {
         Self::start(1, Purpose::Load).await
     }
@@ -48,16 +49,27 @@ impl Stack {
             .prefix("drivers-mesh-")
             .tempdir()
             .unwrap();
-        let (cluster, nats) = futures::future::join(Cluster::start(nodes), Nats::start()).await;
-        let (cluster, nats) = (Arc::new(cluster), Arc::new(nats));
+        let servers = match purpose {
+            Purpose::Faults => {
+                let started = futures::future::join(Cluster::start(nodes), Nats::start()).await;
+                Some((Arc::new(started.0), Arc::new(started.1)))
+            }
+            Purpose::Load => None,
+        };
         let secret = folder.path().join("secret");
         std::fs::write(&secret, SECRET).unwrap();
         std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
         let mut mesh = Mesh {
             purpose,
             folder: folder.path(),
-            store: cluster.url(&new_keyspace()),
-            nats: Arc::clone(&nats),
+            store: match &servers {
+                Some((cluster, _)) => cluster.url(&new_keyspace()),
+                None => shared_url(&new_keyspace()),
+            },
+            nats: match &servers {
+                Some((_, nats)) => nats.address,
+                None => shared_nats(),
+            },
             weak: Vec::new(),
         };
         let mut services = Vec::new();
@@ -74,20 +86,22 @@ impl Stack {
         }
         let mut weak = mesh.weak;
         let all = || (0..REPLICAS).collect::<Vec<_>>();
-        weak.push(Weak {
-            sort: "nats",
-            name: "nats".into(),
-            thing: Thing::Broker(nats),
-            deafens: all(),
-            cuts: Vec::new(),
-        });
-        weak.extend((1..=nodes).map(|node| Weak {
-            sort: "database",
-            name: format!("database node {node}"),
-            thing: Thing::Node(Arc::clone(&cluster), node),
-            deafens: all(),
-            cuts: Vec::new(),
-        }));
+        if let Some((cluster, nats)) = servers {
+            weak.push(Weak {
+                sort: "nats",
+                name: "nats".into(),
+                thing: Thing::Broker(nats),
+                deafens: all(),
+                cuts: Vec::new(),
+            });
+            weak.extend((1..=nodes).map(|node| Weak {
+                sort: "database",
+                name: format!("database node {node}"),
+                thing: Thing::Node(Arc::clone(&cluster), node),
+                deafens: all(),
+                cuts: Vec::new(),
+            }));
+        }
         let apis = (0..REPLICAS).map(|number| {
             let [users, messages, presence] = [0, 1, 2].map(|service| services[service][number]);
             Api::at([users, messages, presence], SECRET)
@@ -106,7 +120,7 @@ struct Mesh<'a> {
     purpose: Purpose,
     folder: &'a Path,
     store: String,
-    nats: Arc<Nats>,
+    nats: SocketAddr,
     weak: Vec<Weak>,
 }
 
@@ -156,7 +170,7 @@ impl Mesh<'_> {
             _ => ("presence", "presence-nats"),
         };
         let between = format!("{name} {number} and nats");
-        let nats = self.nats.address;
+        let nats = self.nats;
         let bus = self
             .link(sort_of_link, between, nats, deafens.clone())
             .await;
@@ -183,7 +197,7 @@ impl Mesh<'_> {
     async fn gateway(&mut self, number: usize, services: &[Vec<SocketAddr>]) -> SocketAddr {
         let (public, admin) = (free_address(), free_address());
         let between = format!("gateway {number} and nats");
-        let nats = self.nats.address;
+        let nats = self.nats;
         let bus = self.link("gateway-nats", between, nats, vec![number]).await;
         let mut part = self
             .part("gateway", number, admin)
