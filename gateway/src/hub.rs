@@ -42,6 +42,7 @@ use crate::{
     },
     sweep,
     topic_feed::{Command, Outgoing},
+    window::Window,
 };
 
 /// Bounds of what stands behind the edge.
@@ -98,6 +99,10 @@ pub(crate) struct House {
     pub(crate) members: Members,
     pub(crate) heads: Heads,
     pub(crate) presence: Presence,
+    /// Calls that send messages.
+    pub(crate) sends: Arc<Window>,
+    /// Steps of sign-ins: all phones of a gateway that died come at once.
+    pub(crate) sign_ins: Arc<Window>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopped: CancellationToken,
 }
@@ -121,6 +126,8 @@ impl Hub {
             members: Members::default(),
             heads,
             presence: Presence::default(),
+            sends: Window::new("sends", LEAST_SENDS),
+            sign_ins: Window::new("sign_ins", LEAST_SIGN_INS),
             tasks: TaskTracker::new(),
             stopped: CancellationToken::new(),
         });
@@ -159,12 +166,15 @@ struct HubRules {
 #[async_trait]
 impl Rules for HubRules {
     async fn authenticate(&self, token: &str, deadline: Instant) -> Result<SignedIn, AuthError> {
+        let turn = Arc::clone(&self.house.sign_ins).enter().await;
         let left = deadline.saturating_duration_since(Instant::now());
         let request = Call::within(left.min(ASK_LIMIT)).request(AuthenticateRequest {
             token: token.to_owned(),
         });
         let mut client = self.house.services.user.clone();
-        match client.authenticate(request).await {
+        let answer = client.authenticate(request).await;
+        turn.end(answer.is_ok());
+        match answer {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 Ok(SignedIn {
@@ -185,7 +195,10 @@ impl Rules for HubRules {
 
     async fn join(&self, session: Arc<SessionHandle>) -> Result<(), Unavailable> {
         self.house.presence.open(&session);
-        Members::join(&self.house, session).await
+        let turn = Arc::clone(&self.house.sign_ins).enter().await;
+        let joined = Members::join(&self.house, session).await;
+        turn.end(joined.is_ok());
+        joined
     }
 
     fn leave(&self, session: &SessionHandle) {
@@ -271,6 +284,11 @@ impl HubRules {
         }
     }
 }
+
+/// Fewest calls that send and fewest steps of sign-ins that may be under way at a time,
+/// however slow they are. A call takes along more the longer it waits, a sign-in does not.
+const LEAST_SENDS: f64 = 32.0;
+const LEAST_SIGN_INS: f64 = 8.0;
 
 /// Longest time of a question that a client waits for, retries included.
 const ASK_LIMIT: Duration = Duration::from_secs(3);

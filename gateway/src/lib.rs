@@ -29,6 +29,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod topic_feed;
+mod window;
 
 use std::{sync::Arc, time::Duration};
 

@@ -32,7 +32,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use prost::Message as _;
 use proto::{
     event::v1::{TopicEvent, Typing, topic_event::Event},
-    message::v1::{Direction, Entry, ListEntriesRequest, Sent},
+    message::v1::{Direction, Entry, ListEntriesRequest, Sent, send_result::Outcome},
 };
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
@@ -49,6 +49,7 @@ use crate::{
     frame::Frame,
     hub::{House, SessionId},
     rules::SessionHandle,
+    window::Turn,
 };
 
 /// What a feed is told.
@@ -98,6 +99,9 @@ const DRAIN_CHECK: Duration = Duration::from_millis(20);
 const MAX_DRAIN: Duration = Duration::from_millis(200);
 /// Messages of sockets here that wait for one topic.
 const MAX_OUTGOING: usize = 4_096;
+/// How long a message waits for its call while calls go well: there are more than can be
+/// sent then, and who waits longer would only make those behind him wait as long.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long a feed without anybody stays.
 const LINGER: Duration = Duration::from_secs(5);
 /// Longest time of one read or of the opening, retries within included.
@@ -106,6 +110,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// What is under way for a feed; at most one of each kind.
 enum Done {
     Opened(Result<(Subscription, Seq), OpenError>),
+    /// The next call may be made.
+    Turn(Turn),
     Sent(Answered),
     Read(Result<Vec<Entry>, Status>),
     CaughtUp(SessionId, Result<Vec<Entry>, Status>),
@@ -129,6 +135,8 @@ struct Following {
 #[derive(Default)]
 struct UnderWay {
     opening: bool,
+    /// For a turn to send.
+    waiting: bool,
     sending: bool,
     reading: bool,
     catching_up: bool,
@@ -149,6 +157,8 @@ pub(crate) struct TopicFeed {
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     under_way: UnderWay,
     sending_pace: Pace,
+    /// When the last call ended by which not all was settled.
+    hindered_until: Option<Instant>,
     following_pace: Pace,
     hole_since: Option<Instant>,
     idle_since: Option<Instant>,
@@ -174,6 +184,7 @@ impl TopicFeed {
             jobs: FuturesUnordered::new(),
             under_way: UnderWay::default(),
             sending_pace: Pace::default(),
+            hindered_until: None,
             following_pace: Pace::default(),
             hole_since: None,
             idle_since: None,
@@ -258,21 +269,61 @@ impl TopicFeed {
         if self.outgoing.is_empty() || self.under_way.sending {
             return None;
         }
+        if self.under_way.waiting {
+            return self.refuse_overdue(now);
+        }
         if let Some(later) = self.sending_pace.later_than(now) {
             return Some(later);
         }
+        self.under_way.waiting = true;
+        let turn = Arc::clone(&self.house.sends).enter();
+        self.jobs.push(Box::pin(async { Done::Turn(turn.await) }));
+        Some(now + PATIENCE)
+    }
+
+    /// Sends what waits, as far as it fits into one call.
+    fn take_turn(&mut self, turn: Turn) {
+        let now = Instant::now();
         for outgoing in &mut self.outgoing {
             if outgoing.is_late(now) && is_told(outgoing, &self.audience, &self.recent) {
                 outgoing.extend(CALL_LIMIT);
             }
         }
         let batch = Batch::take(&mut self.outgoing, now);
-        if !batch.is_empty() {
-            self.under_way.sending = true;
-            let sent = batch.send(self.house.services.clone(), self.topic);
-            self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
+        self.refuse_overdue(now);
+        if batch.is_empty() {
+            return;
         }
-        None
+        self.under_way.sending = true;
+        let sent = batch.send(self.house.services.clone(), self.topic);
+        self.jobs.push(Box::pin(async move {
+            let answered = sent.await;
+            let mut outcomes = answered.iter().map(|(_, outcome)| outcome);
+            turn.end(outcomes.any(|outcome| matches!(outcome, Ok(Outcome::Sent(_)))));
+            Done::Sent(answered)
+        }));
+    }
+
+    /// Refuses whoever has waited too long although nothing hinders the sending; says when
+    /// the next one will have.
+    fn refuse_overdue(&mut self, now: Instant) -> Option<Instant> {
+        let from = self.house.sends.goes_on_since(now);
+        let from = self.hindered_until.map_or(from, |until| until.max(from));
+        let first = self.outgoing.front()?.overdue_at(PATIENCE, from);
+        if first > now {
+            return Some(first);
+        }
+        let (audience, recent) = (&self.audience, &self.recent);
+        let is_overdue = |outgoing: &Outgoing| {
+            outgoing.overdue_at(PATIENCE, from) <= now && !is_told(outgoing, audience, recent)
+        };
+        let waiting = std::mem::take(&mut self.outgoing);
+        let (overdue, waiting): (VecDeque<_>, _) = waiting.into_iter().partition(is_overdue);
+        self.outgoing = waiting;
+        for outgoing in overdue {
+            outgoing.fail_unavailable();
+        }
+        Some(now + DRAIN_CHECK)
     }
 
     fn open(&mut self, now: Instant) -> Option<Instant> {
@@ -367,10 +418,17 @@ impl TopicFeed {
 
     fn finish(&mut self, done: Done) {
         match done {
+            Done::Turn(turn) => {
+                self.under_way.waiting = false;
+                self.take_turn(turn);
+            }
             Done::Sent(answered) => {
                 self.under_way.sending = false;
                 let succeeded = self.answered(answered);
                 self.sending_pace.note(succeeded);
+                if !succeeded {
+                    self.hindered_until = Some(Instant::now());
+                }
             }
             Done::Opened(opened) => {
                 self.under_way.opening = false;

@@ -42,6 +42,7 @@ pub(crate) struct Outgoing {
     message: NewMessage,
     /// The client's, or one made up where he gave none, so that a repeated call appends once.
     stamp: Stamp,
+    came_at: Instant,
     deadline: Instant,
 }
 
@@ -62,6 +63,7 @@ impl Outgoing {
             emitted_at: Seq::ZERO,
             message,
             stamp,
+            came_at: Instant::now(),
             deadline: Instant::now() + limit,
         }
     }
@@ -97,6 +99,11 @@ impl Outgoing {
 
     pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline <= now
+    }
+
+    /// When it has waited for so long, not counted what was before `from`, or is late.
+    pub(super) fn overdue_at(&self, limit: Duration, from: Instant) -> Instant {
+        self.deadline.min(from.max(self.came_at) + limit)
     }
 
     /// Gives it more time.
