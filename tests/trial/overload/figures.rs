@@ -22,7 +22,7 @@ pub(super) struct Span {
     due: usize,
     /// How many it was told in it that they are sent.
     sent: usize,
-    /// How many it was told in it that they failed, by code.
+    /// How many that were due in it have failed by now, by code.
     pub(super) failed: BTreeMap<String, usize>,
     /// How long those took that were due in it and are sent by now, in order; milliseconds.
     took: Vec<Moment>,
@@ -47,7 +47,7 @@ impl Span {
                         span.took.push(answer.answered - answer.due);
                     }
                 }
-                Some(code) if within(answer.answered) => {
+                Some(code) if within(answer.due) => {
                     *span.failed.entry(code.clone()).or_default() += 1;
                 }
                 Some(_) => {}
