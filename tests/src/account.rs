@@ -40,6 +40,17 @@ pub async fn sign_up(server: &Server) -> User {
 /// # Panics
 /// It was refused.
 pub async fn sign_up_at(gateway: SocketAddr) -> User {
+    try_sign_up_at(gateway).await.unwrap()
+}
+
+/// The same, where it may be refused.
+///
+/// # Errors
+/// It was, or the gateway can't be reached.
+///
+/// # Panics
+/// The answer is none of ours.
+pub async fn try_sign_up_at(gateway: SocketAddr) -> Result<User, String> {
     let (phone_number, username) = unique();
     let body = serde_json::json!({
         "phone_number": phone_number,
@@ -54,14 +65,15 @@ pub async fn sign_up_at(gateway: SocketAddr) -> User {
         &[("content-type", "application/json")],
         body.to_string(),
     )
-    .await
-    .unwrap();
-    assert_eq!(answer.status, 200, "sign_up: {}", answer.text());
+    .await?;
+    if answer.status != 200 {
+        return Err(format!("sign_up: {}", answer.text()));
+    }
     let answer = answer.json();
-    User {
+    Ok(User {
         id: answer["user_id"].as_i64().unwrap(),
         username,
         token: answer["token"].as_str().unwrap().to_owned(),
         phone_number,
-    }
+    })
 }

@@ -115,6 +115,8 @@ impl Ws {
             eio.number()
         );
         let mut config = WebSocketConfig::default();
+        // 128 KiB by default: there are tests with thousands of these.
+        config.read_buffer_size = 8 << 10;
         config.max_message_size = None;
         config.max_frame_size = None;
         let opening = tokio_tungstenite::client_async_with_config(url, tcp, Some(config));

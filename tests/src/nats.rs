@@ -6,6 +6,18 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+/// The server that all tests share; nobody breaks it.
+///
+/// # Panics
+/// There is none: a test without its server has failed.
+#[must_use]
+pub fn shared_nats() -> SocketAddr {
+    let Ok(address) = std::env::var("DRIVERS_TEST_NATS") else {
+        panic!("DRIVERS_TEST_NATS is not set: `tests/nats/start FOLDER` prints what it is");
+    };
+    address.parse().unwrap()
+}
+
 /// A server in a folder of its own. It ends with this, or with the test process, however
 /// that ends.
 pub struct Nats {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::server::{assert_no_panic, free_port, says_ready, watcher};
+use crate::server::{assert_no_panic, free_port, resident, says_ready, watcher};
 
 /// An address on this machine that nobody uses.
 #[must_use]
@@ -18,14 +18,21 @@ pub fn free_address() -> SocketAddr {
     free_port()
 }
 
-/// The program of this name, built beside the tests.
+/// The program of this name: in the folder that `DRIVERS_TRIAL_BIN` names, or built
+/// beside the tests.
 ///
 /// # Panics
 /// It was not built.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let path = tests.parent().unwrap().parent().unwrap().join(name);
+    let folder = std::env::var_os("DRIVERS_TRIAL_BIN").map_or_else(
+        || {
+            let tests = std::env::current_exe().unwrap();
+            tests.parent().unwrap().parent().unwrap().to_owned()
+        },
+        PathBuf::from,
+    );
+    let path = folder.join(name);
     assert!(path.exists(), "{} was not built", path.display());
     path
 }
@@ -216,6 +223,18 @@ impl Part {
         let log = self.log(self.starts.load(Ordering::Relaxed));
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+
+    /// Resident memory in bytes.
+    ///
+    /// # Panics
+    /// It does not run.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let child = self.child();
+        resident(Pid::from_child(
+            child.as_ref().expect("a program that runs"),
+        ))
     }
 
     fn log(&self, start: u32) -> String {

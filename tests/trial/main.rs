@@ -12,11 +12,14 @@
 )]
 
 mod cast;
+mod crowd;
 mod figures;
 mod mesh;
 mod nemesis;
+mod overload;
 mod phone;
 mod planted;
+mod rolling;
 mod run;
 mod services;
 mod stack;
@@ -29,7 +32,12 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Most of a trial is waiting.
     arguments.test_threads.get_or_insert(3);
-    let cases = [mesh::cases(), planted::cases()];
+    let cases = [
+        mesh::cases(),
+        overload::cases(),
+        planted::cases(),
+        rolling::cases(),
+    ];
     libtest_mimic::run(&arguments, cases.into_iter().flatten().collect()).exit_code()
 }
 

@@ -47,7 +47,7 @@ impl Phone {
         seed: u64,
     ) -> Self {
         // Each second one stays for long, and shows whether anybody is cut off.
-        let stays = if number % 2 == 0 {
+        let stays = if number.is_multiple_of(2) {
             4_000..20_000
         } else {
             60_000..600_000

@@ -26,6 +26,16 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
+    /// Its programs, each with the number of the gateway that it is, in the order in which
+    /// an operator restarts them: services first.
+    pub(crate) fn programs(&self) -> Vec<(Arc<Part>, Option<usize>)> {
+        let programs = self.weak.iter().filter_map(|weak| match &weak.thing {
+            Thing::Program(part) => Some((Arc::clone(part), weak.cuts.first().copied())),
+            _ => None,
+        });
+        programs.collect()
+    }
+
     /// Ends it, and keeps its folder for whoever looks for a reason.
     pub(crate) fn keep(self) -> PathBuf {
         self.folder.keep()

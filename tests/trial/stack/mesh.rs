@@ -1,5 +1,5 @@
-//! Two of each program over NATS and Cassandra, with a proxy between any two that call
-//! each other.
+//! Two of each program over NATS and Cassandra; to be broken, with a proxy between any two
+//! that call each other.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tests::api::Api;
 use tests::authority::{Authority, id};
-use tests::cassandra::{Cluster, new_keyspace};
-use tests::nats::Nats;
+use tests::cassandra::{Cluster, new_keyspace, shared_url};
+use tests::nats::{Nats, shared_nats};
 use tests::part::{Part, free_address, program};
 use tests::proxy::Proxy;
 
@@ -22,22 +22,53 @@ const START: Duration = Duration::from_secs(60);
 /// The services, as the gateway's flags call them.
 const SERVICES: [&str; 3] = ["user", "message", "presence"];
 
+/// What a mesh is started for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// To be broken: at proxies, with short segments and short drain windows.
+    Faults,
+    /// To be loaded: as an operator runs it.
+    Load,
+}
+
 impl Stack {
     /// Starts it over a cluster of so many nodes, and waits until all of it is ready.
     pub(crate) async fn mesh(nodes: u32) -> Self {
+        Self::start(nodes, Purpose::Faults).await
+    }
+
+    /// The same without proxies, and with the settings that programs have by themselves;
+    /// over the servers that tests share, for one that has just started is slow for minutes.
+    pub(crate) async fn bare_mesh() -> Self {
+        Self::start(1, Purpose::Load).await
+    }
+
+    async fn start(nodes: u32, purpose: Purpose) -> Self {
         let folder = tempfile::Builder::new()
             .prefix("drivers-mesh-")
             .tempdir()
             .unwrap();
-        let (cluster, nats) = futures::future::join(Cluster::start(nodes), Nats::start()).await;
-        let (cluster, nats) = (Arc::new(cluster), Arc::new(nats));
+        let servers = match purpose {
+            Purpose::Faults => {
+                let started = futures::future::join(Cluster::start(nodes), Nats::start()).await;
+                Some((Arc::new(started.0), Arc::new(started.1)))
+            }
+            Purpose::Load => None,
+        };
         let authority = Authority::new(folder.path());
         let own = authority.issue("tests");
         let mut mesh = Mesh {
+            purpose,
             folder: folder.path(),
             authority,
-            store: cluster.url(&new_keyspace()),
-            nats: Arc::clone(&nats),
+            store: match &servers {
+                Some((cluster, _)) => cluster.url(&new_keyspace()),
+                None => shared_url(&new_keyspace()),
+            },
+            nats: match &servers {
+                Some((_, nats)) => nats.address,
+                None => shared_nats(),
+            },
             weak: Vec::new(),
         };
         let mut services = Vec::new();
@@ -54,20 +85,22 @@ impl Stack {
         }
         let mut weak = mesh.weak;
         let all = || (0..REPLICAS).collect::<Vec<_>>();
-        weak.push(Weak {
-            sort: "nats",
-            name: "nats".into(),
-            thing: Thing::Broker(nats),
-            deafens: all(),
-            cuts: Vec::new(),
-        });
-        weak.extend((1..=nodes).map(|node| Weak {
-            sort: "database",
-            name: format!("database node {node}"),
-            thing: Thing::Node(Arc::clone(&cluster), node),
-            deafens: all(),
-            cuts: Vec::new(),
-        }));
+        if let Some((cluster, nats)) = servers {
+            weak.push(Weak {
+                sort: "nats",
+                name: "nats".into(),
+                thing: Thing::Broker(nats),
+                deafens: all(),
+                cuts: Vec::new(),
+            });
+            weak.extend((1..=nodes).map(|node| Weak {
+                sort: "database",
+                name: format!("database node {node}"),
+                thing: Thing::Node(Arc::clone(&cluster), node),
+                deafens: all(),
+                cuts: Vec::new(),
+            }));
+        }
         let apis = (0..REPLICAS).map(|number| {
             let [users, messages, presence] = [0, 1, 2].map(|service| services[service][number]);
             Api::by_certificate([users, messages, presence], &own)
@@ -89,15 +122,16 @@ fn callers() -> String {
 
 /// A mesh that is being started.
 struct Mesh<'a> {
+    purpose: Purpose,
     folder: &'a Path,
     authority: Authority,
     store: String,
-    nats: Arc<Nats>,
+    nats: SocketAddr,
     weak: Vec<Weak>,
 }
 
 impl Mesh<'_> {
-    /// A proxy between two, which can be broken.
+    /// A proxy between two, which can be broken, or the target itself.
     async fn link(
         &mut self,
         sort: &'static str,
@@ -105,6 +139,9 @@ impl Mesh<'_> {
         target: SocketAddr,
         deafens: Vec<usize>,
     ) -> SocketAddr {
+        if self.purpose == Purpose::Load {
+            return target;
+        }
         let proxy = Arc::new(Proxy::start(target).await);
         let address = proxy.address;
         self.weak.push(Weak {
@@ -142,7 +179,7 @@ impl Mesh<'_> {
             _ => ("presence", "presence-nats"),
         };
         let between = format!("{name} {number} and nats");
-        let nats = self.nats.address;
+        let nats = self.nats;
         let bus = self
             .link(sort_of_link, between, nats, deafens.clone())
             .await;
@@ -151,14 +188,16 @@ impl Mesh<'_> {
             .flag("--grpc-listen", grpc)
             .flag("--store", &self.store)
             .flag("--bus", format!("nats://{bus}"))
-            .env("DRIVERS_CALLERS", callers())
-            .env("DRIVERS_DRAIN_WINDOW_MS", 3_000);
+            .env("DRIVERS_CALLERS", callers());
         if number == 0 {
             part.run("migrate").await;
         }
-        let part = match name {
-            "message" => part.env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64),
-            _ => part,
+        let part = match (self.purpose, name) {
+            (Purpose::Load, _) => part,
+            (Purpose::Faults, "message") => part
+                .env("DRIVERS_MESSAGE__SEGMENT_CAPACITY", 64)
+                .env("DRIVERS_DRAIN_WINDOW_MS", 3_000),
+            (Purpose::Faults, _) => part.env("DRIVERS_DRAIN_WINDOW_MS", 3_000),
         };
         self.start(sort, part, deafens, Vec::new()).await;
         grpc
@@ -168,14 +207,16 @@ impl Mesh<'_> {
     async fn gateway(&mut self, number: usize, services: &[Vec<SocketAddr>]) -> SocketAddr {
         let (public, admin) = (free_address(), free_address());
         let between = format!("gateway {number} and nats");
-        let nats = self.nats.address;
+        let nats = self.nats;
         let bus = self.link("gateway-nats", between, nats, vec![number]).await;
         let mut part = self
             .part("gateway", number, admin)
             .flag("--listen", public)
             .flag("--bus", format!("nats://{bus}"))
-            .flag("--rate-limits", "off")
-            .env("DRIVERS_DRAIN_WINDOW_MS", 5_000);
+            .flag("--rate-limits", "off");
+        if self.purpose == Purpose::Faults {
+            part = part.env("DRIVERS_DRAIN_WINDOW_MS", 5_000);
+        }
         for (name, replicas) in SERVICES.into_iter().zip(services) {
             let (sort, deafens) = match name {
                 "user" => ("gateway-user", Vec::new()),
