@@ -113,18 +113,23 @@ impl Services {
     }
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
-        let mut measure = Measure::begin(methods::find(request.uri().path()));
+        let method = methods::find(request.uri().path());
+        let mut measure = Measure::begin(method);
         let response = self
-            .admitted(request)
+            .admitted(request, method)
             .await
             .unwrap_or_else(Refusal::into_response);
         measure.code = Status::from_header_map(response.headers()).map_or(Code::Ok, |s| s.code());
         response
     }
 
-    async fn admitted(self, mut request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    async fn admitted(
+        self,
+        mut request: Request<Body>,
+        method: Option<&'static Method>,
+    ) -> Result<Response<Body>, Refusal> {
         let open = is_open(request.uri().path());
-        let call = self.identify(&mut request, open)?;
+        let call = self.identify(&mut request, method, open)?;
         let _permit = if open {
             None
         } else {
@@ -162,7 +167,12 @@ impl Services {
     }
 
     /// Who calls, and the call he makes. The span of the call is this server's own.
-    fn identify(&self, request: &mut Request<Body>, open: bool) -> Result<Call, Refusal> {
+    fn identify(
+        &self,
+        request: &mut Request<Body>,
+        method: Option<&Method>,
+        open: bool,
+    ) -> Result<Call, Refusal> {
         let mut call = if let Some(InProcess(call)) = request.extensions_mut().remove() {
             call
         } else {
@@ -170,7 +180,6 @@ impl Services {
             let mut call = if open {
                 metadata::read_anonymous(request.headers(), default_timeout)?
             } else {
-                let method = methods::find(request.uri().path());
                 (self.gate).check(request.headers(), request.extensions(), method)?;
                 metadata::read(request.headers(), default_timeout)?
             };
