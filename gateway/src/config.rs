@@ -1,8 +1,11 @@
 //! How the edge is configured. Durations are whole milliseconds in the keys that end in `_ms`.
 
-use std::{num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
-use chassis::tls::{self, Reloaded, TlsError};
+use chassis::{
+    program::{Error, keys::Plaintext},
+    tls::{self, Reloaded, TlsError},
+};
 use serde::{Deserialize, Serialize};
 use tokio_rustls::rustls::ServerConfig;
 
@@ -85,6 +88,21 @@ impl Tls {
     /// When one of them can't be used; names the file.
     pub fn load(&self) -> Result<Reloaded<ServerConfig>, TlsError> {
         tls::load_again(self.certificate.clone(), self.key.clone())
+    }
+}
+
+/// Refuses a port for phones that anybody could listen in on.
+///
+/// # Errors
+/// [`Error::Plain`].
+pub fn check_listen(
+    address: SocketAddr,
+    tls: Option<&Tls>,
+    plaintext: Plaintext,
+) -> Result<(), Error> {
+    match tls {
+        Some(_) => Ok(()),
+        None => plaintext.check("listen", address, "`tls.certificate` and `tls.key`"),
     }
 }
 

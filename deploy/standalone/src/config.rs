@@ -20,7 +20,7 @@ use chassis::{
     tls::MutualTls,
 };
 use clap::Parser as _;
-use gateway::config::Tls;
+use gateway::config::{Tls, check_listen};
 use serde::{Deserialize, Serialize};
 
 use crate::flags::Flags;
@@ -142,18 +142,13 @@ impl Config {
     /// # Errors
     /// What is missing, or set in vain.
     pub fn check_ports(&self) -> Result<(), Error> {
-        if self.tls.is_none() {
-            let instead = "`tls.certificate` and `tls.key`";
-            self.plaintext.check("listen", self.listen, instead)?;
-        }
-        let Self {
-            grpc_listen,
-            mtls,
-            callers,
-            plaintext,
-            ..
-        } = self;
-        keys::check_grpc(*grpc_listen, mtls.as_ref(), callers, *plaintext)
+        check_listen(self.listen, self.tls.as_ref(), self.plaintext)?;
+        keys::check_grpc(
+            self.grpc_listen,
+            self.mtls.as_ref(),
+            &self.callers,
+            self.plaintext,
+        )
     }
 
     /// The data folder.

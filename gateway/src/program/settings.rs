@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Needs, Shown};
 use crate::{
-    config::{Config, Tls},
+    config::{Config, Tls, check_listen},
     hub::HubConfig,
 };
 
@@ -138,10 +138,7 @@ impl Settings {
             presence_svc: peers("presence_svc", &self.presence_svc)?,
             shown: self.shown()?,
         };
-        if self.tls.is_none() {
-            let instead = "`tls.certificate` and `tls.key`";
-            self.plaintext.check("listen", self.listen, instead)?;
-        }
+        check_listen(self.listen, self.tls.as_ref(), self.plaintext)?;
         Ok(needed)
     }
 
