@@ -41,7 +41,7 @@ mod replica;
 mod replicas;
 mod serving;
 
-pub use peers::{Address, InvalidEndpoint, Peers};
+pub use peers::{Address, InvalidEndpoint, Peers, Scheme};
 
 use names::Names;
 use replica::{InFlight, Outcome};

@@ -110,7 +110,9 @@ async fn look<T: Send + Sync + 'static>(
                 }
                 told = true;
             }
-            Ok(None) | Err(_) => {}
+            // As before again, or never otherwise: the next failure is another one.
+            Ok(None) => told = false,
+            Err(_) => {}
         }
     }
 }
