@@ -34,7 +34,7 @@ async fn rounds(count: usize) {
         acknowledged > count * 10,
         "only {acknowledged} messages were acknowledged"
     );
-    traffic.settle_all(&server).await;
+    traffic.check_all(&server).await;
 }
 
 async fn two_rounds_lose_double_and_reorder_nothing(_: World) {

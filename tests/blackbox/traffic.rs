@@ -21,6 +21,9 @@ use tests::server::Server;
 const EVENT: &str = "message_events";
 const SENDERS: usize = 6;
 const TOPICS: usize = 3;
+/// After so many rounds they talk in new topics: all of a topic is read after each round, and
+/// of those that they left once more at the end.
+const ROUNDS_IN_TOPICS: usize = 4;
 /// Who has so many without an answer waits: a phone's person would, long before.
 const UNANSWERED: usize = 100;
 /// By then every message is answered, with `unavailable` if nothing else is known; it is
@@ -45,7 +48,9 @@ struct Known {
 pub(crate) struct Traffic {
     random: StdRng,
     users: Vec<User>,
+    /// Those they talk in.
     topics: Vec<i64>,
+    left: Vec<i64>,
     ledger: HashMap<String, Known>,
     /// Stamps that were sent again until all was known of them.
     settled: HashSet<String>,
@@ -62,6 +67,7 @@ impl Traffic {
             random: StdRng::seed_from_u64(seed),
             users: Vec::new(),
             topics: Vec::new(),
+            left: Vec::new(),
             ledger: HashMap::new(),
             settled: HashSet::new(),
             rounds: 0,
@@ -78,8 +84,9 @@ impl Traffic {
         self.random.random_range(0..count)
     }
 
-    /// The topics they talk in.
-    pub(crate) fn topics(&self) -> Vec<i64> {
+    /// The topics they talk in, in the round that begins.
+    pub(crate) async fn topics(&mut self, server: &Server) -> Vec<i64> {
+        self.settle(server).await;
         self.topics.clone()
     }
 
@@ -134,14 +141,16 @@ impl Traffic {
         outcome
     }
 
-    /// Makes the people and their topics, the first time.
-    pub(crate) async fn settle(&mut self, server: &Server) {
-        if !self.users.is_empty() {
-            return;
-        }
-        for _ in 0..SENDERS {
+    /// Makes the people, the first time, and their topics, whenever they need new ones.
+    async fn settle(&mut self, server: &Server) {
+        while self.users.len() < SENDERS {
             self.users.push(account::sign_up(server).await);
         }
+        let topics_made = (self.left.len() + self.topics.len()) / TOPICS;
+        if topics_made * ROUNDS_IN_TOPICS > self.rounds {
+            return;
+        }
+        self.left.append(&mut self.topics);
         let members: Vec<i64> = self.users.iter().map(|user| user.id).collect();
         for _ in 0..TOPICS {
             let topic = Api::of(server).topic(Visibility::Private, &members).await;
@@ -149,11 +158,24 @@ impl Traffic {
         }
     }
 
-    /// Every acknowledged message is there once, as it was acknowledged, in a log
-    /// without a hole, and each sender's in the order in which he emitted.
+    /// Of the topics they talk in: every acknowledged message is there once, as it was
+    /// acknowledged, in a log without a hole, and each sender's in the order in which he emitted.
     pub(crate) async fn check(&self, server: &Server) {
+        self.check_those(&self.topics, server).await;
+    }
+
+    /// The same of all topics that they ever talked in, once every message is known.
+    pub(crate) async fn check_all(&mut self, server: &Server) {
+        self.settle_all(server).await;
+        let topics = [&self.left[..], &self.topics].concat();
+        let stored = self.check_those(&topics, server).await;
+        assert_eq!(stored, self.emitted());
+    }
+
+    /// How many messages are stored.
+    async fn check_those(&self, topics: &[i64], server: &Server) -> usize {
         let mut found = HashSet::new();
-        for topic in &self.topics {
+        for topic in topics {
             let mut newest: HashMap<(String, String), u32> = HashMap::new();
             let mut last_id = 0;
             let history = Api::of(server).history(*topic).await;
@@ -191,23 +213,29 @@ impl Traffic {
                 }
             }
         }
-        for (stamp, known) in &self.ledger {
+        let there = self
+            .ledger
+            .iter()
+            .filter(|(_, known)| topics.contains(&known.topic));
+        for (stamp, known) in there {
             assert!(
                 known.sent.is_none() || found.contains(stamp),
                 "{stamp} was acknowledged and is lost"
             );
         }
         println!(
-            "{} messages emitted, {} acknowledged, {} stored",
+            "{} messages emitted, {} acknowledged, {} stored in {} topics",
             self.emitted(),
             self.acknowledged(),
-            found.len()
+            found.len(),
+            topics.len()
         );
+        found.len()
     }
 
     /// Sends every stamp again, and one in twenty of those that were settled before, until it
     /// is answered with `sent`: what was acknowledged has the same id and seq, what was not
-    /// becomes known now. Then all of it is there, once.
+    /// becomes known now.
     pub(crate) async fn settle_all(&mut self, server: &Server) {
         let (settled, random) = (&self.settled, &mut self.random);
         // In an order that the seed repeats.
@@ -233,7 +261,6 @@ impl Traffic {
             assert_eq!(*sent, data, "the retry of {stamp}");
             self.settled.insert(stamp);
         }
-        self.check(server).await;
         assert_eq!(self.acknowledged(), self.emitted());
     }
 }

@@ -60,7 +60,7 @@ async fn kills(rounds: u32) {
         acknowledged > rounds as usize * 10,
         "only {acknowledged} messages were acknowledged"
     );
-    traffic.settle_all(&server).await;
+    traffic.check_all(&server).await;
 }
 
 async fn kill_9_of_database_and_drivers_loses_doubles_and_reorders_nothing(_: World) {
@@ -95,7 +95,7 @@ async fn freezes(rounds: u32) {
         println!("round {round}: frozen after {moment:?}; sends go on after {took:?}");
         traffic.check(&server).await;
     }
-    traffic.settle_all(&server).await;
+    traffic.check_all(&server).await;
 }
 
 async fn what_a_frozen_database_left_unknown_is_decided_rightly(_: World) {

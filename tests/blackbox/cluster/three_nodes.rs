@@ -92,6 +92,7 @@ async fn one_killed(rounds: u32) {
         probe.goes_on_within(GOES_ON).await;
         traffic.check(&server).await;
     }
+    traffic.check_all(&server).await;
 }
 
 async fn one_node_killed_sends_go_on(_: World) {
@@ -128,6 +129,7 @@ async fn two_killed(rounds: u32) {
         traffic.check(&server).await;
         traffic.settle_all(&server).await;
     }
+    traffic.check_all(&server).await;
 }
 
 async fn two_nodes_killed_sends_are_refused_and_nothing_is_lost_or_doubled(_: World) {
@@ -163,6 +165,7 @@ async fn frozen(rounds: u32) {
         traffic.check(&server).await;
         traffic.settle_all(&server).await;
     }
+    traffic.check_all(&server).await;
 }
 
 async fn a_frozen_node_decides_nothing_when_it_comes_back(_: World) {
@@ -179,11 +182,10 @@ async fn missed(rounds: u32) {
     let cluster = &shared.cluster;
     let server = shared.server().await;
     let mut traffic = Traffic::new();
-    traffic.settle(&server).await;
-    let topics = traffic.topics();
     let mut probe = Probe::new(&server).await;
     let away = traffic.moment(2_000..5_000);
     for _ in 0..rounds {
+        let topics = traffic.topics(&server).await;
         let (over, pages) = (Cell::new(false), Cell::new(0));
         let turns = async {
             for node in 1..=NODES {
@@ -209,6 +211,7 @@ async fn missed(rounds: u32) {
         traffic.check(&server).await;
         traffic.settle_all(&server).await;
     }
+    traffic.check_all(&server).await;
 }
 
 /// Reads the topics' newest and oldest pages until it is over: no seq is ever missing in one.
