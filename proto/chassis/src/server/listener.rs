@@ -16,6 +16,11 @@ const MAX_HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// Streams of one connection; a client that wants more opens another.
 const MAX_CONCURRENT_STREAMS: u32 = 1_024;
 
+/// Calls of one connection that may be given up before this end has seen them. A program that
+/// was stopped for a second finds as many as were made to it: with h2's own limit of 20 it
+/// would close the connection on everybody else's.
+const MAX_GIVEN_UP: usize = MAX_CONCURRENT_STREAMS as usize;
+
 /// A peer that does not answer a ping within this is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,6 +72,7 @@ pub async fn serve(
     let server = Server::builder()
         .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(MAX_GIVEN_UP))
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         // With tonic's own grace a connection is not closed in peace but cut off when the

@@ -13,8 +13,9 @@ use proto::user::v1::{
     user_service_server::{UserService, UserServiceServer},
 };
 use tokio::{
-    net::TcpListener,
-    sync::{Notify, mpsc},
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -381,6 +382,63 @@ async fn overload_is_refused_at_once_and_health_is_not() {
     timeout(LIMIT, held).await.unwrap().unwrap().unwrap();
     let request = shown(Request::new(GetUserRequest::default()));
     client.get_user(request).await.unwrap();
+}
+
+/// The address of somebody who passes everything on to a server, but for what comes while he
+/// stalls: that he passes on at once afterwards.
+async fn stalling(server: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stalls, mut stalled) = watch::channel(false);
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let (mut from_client, mut to_client) = client.into_split();
+        let server = TcpStream::connect(server).await.unwrap();
+        let (mut from_server, mut to_server) = server.into_split();
+        tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+        let mut held = Vec::new();
+        loop {
+            tokio::select! {
+                read = from_client.read_buf(&mut held) => if read.unwrap() == 0 { break },
+                _ = stalled.changed() => {}
+            }
+            if !*stalled.borrow() {
+                to_server
+                    .write_all(&std::mem::take(&mut held))
+                    .await
+                    .unwrap();
+            }
+        }
+    });
+    (address, stalls)
+}
+
+#[tokio::test]
+async fn what_was_given_up_while_the_server_hung_does_not_cost_others_their_connection() {
+    let mut rig = Rig::new(ServerConfig::default()).await;
+    let (address, stalls) = stalling(rig.address).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let client = UserServiceClient::new(endpoint.connect().await.unwrap());
+    let mut other = client.clone();
+    let held = tokio::spawn(async move {
+        let request = shown(Request::new(IssueTokenRequest::default()));
+        other.issue_token(request).await
+    });
+    next(&mut rig.calls).await;
+
+    stalls.send_replace(true);
+    for _ in 0..100 {
+        let mut client = client.clone();
+        let call = client.get_user(shown(Request::new(GetUserRequest::default())));
+        timeout(Duration::from_millis(2), call).await.unwrap_err();
+    }
+    stalls.send_replace(false);
+    let call = (client.clone())
+        .get_user(shown(Request::new(GetUserRequest::default())))
+        .await;
+    call.unwrap();
+    rig.go_on.notify_one();
+    timeout(LIMIT, held).await.unwrap().unwrap().unwrap();
 }
 
 /// Whether the service is SERVING; `None` when the server does not know it.
