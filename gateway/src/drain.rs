@@ -14,7 +14,7 @@ use crate::{
 /// Between two batches.
 const STEP: Duration = Duration::from_millis(100);
 /// A batch has at least so many: a few clients are no crowd to be spread.
-const MIN_BATCH: usize = 64;
+const MIN_BATCH: usize = 8;
 /// How long what a client emitted may take to be answered once it is no longer heard.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
 

@@ -16,7 +16,7 @@ defaults, the file, the environment and the flags, the later one wins. In the fi
     listen = \"0.0.0.0:443\"
     tls.certificate = \"/etc/drivers/chain.pem\"
     tls.key = \"/etc/drivers/key.pem\"
-    secret_file = \"/run/secrets/services\"
+    secret_file = \"/run/secrets/services\"        # or [mtls], with addresses by https://
     user_svc = \"dns:///user-svc:8081\"
 
     [gateway.rate_limits]

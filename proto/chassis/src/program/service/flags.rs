@@ -12,7 +12,7 @@ defaults, the file, the environment and the flags, the later one wins. In the fi
 
     store = \"scylla://drivers@db-1,db-2/drivers?dc=dc1&password_file=/run/secrets/db\"
     bus = \"nats://drivers@nats-1,nats-2?password_file=/run/secrets/nats\"
-    secret_file = \"/run/secrets/services\"
+    secret_file = \"/run/secrets/services\"        # or [mtls] and [callers]
     grpc.max_in_flight = 2048
 
 In the environment a dot is written as two underscores: DRIVERS_GRPC__MAX_IN_FLIGHT=2048.
@@ -25,7 +25,7 @@ configuration is wrong, 130 or 143 when a second signal cut the end short.";
 #[derive(Debug, Parser)]
 #[command(version, after_help = MORE)]
 pub(super) struct Flags {
-    /// Where gateways and internal services call, with a bearer secret
+    /// Where gateways and internal services call, with a bearer secret or a certificate
     /// [default: 127.0.0.1:8081] [key: grpc_listen]
     #[arg(long, global = true, value_name = "ADDRESS")]
     grpc_listen: Option<String>,
