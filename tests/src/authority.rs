@@ -66,11 +66,7 @@ impl Authority {
         params.subject_alt_names = vec![SanType::URI(id(name).as_str().try_into().unwrap())];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let files = Certificate {
-            chain: self.folder.join(format!("{name}.pem")),
-            key: self.folder.join(format!("{name}.key")),
-            ca: self.folder.join("ca.pem"),
-        };
+        let files = Certificate::of(name, &self.folder);
         fs::write(&files.chain, certificate.pem()).unwrap();
         fs::write(&files.key, key.serialize_pem()).unwrap();
         files
@@ -78,6 +74,16 @@ impl Authority {
 }
 
 impl Certificate {
+    /// The one of this name in a folder.
+    #[must_use]
+    pub fn of(name: &str, folder: &Path) -> Self {
+        Self {
+            chain: folder.join(format!("{name}.pem")),
+            key: folder.join(format!("{name}.key")),
+            ca: folder.join("ca.pem"),
+        }
+    }
+
     /// Its files, by the keys of the configuration.
     #[must_use]
     pub fn files(&self) -> [(&'static str, &Path); 3] {

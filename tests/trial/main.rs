@@ -13,6 +13,7 @@
 
 mod cast;
 mod crowd;
+mod deploy;
 mod figures;
 mod mesh;
 mod nemesis;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     // Most of a trial is waiting.
     arguments.test_threads.get_or_insert(3);
     let cases = [
+        deploy::cases(),
         mesh::cases(),
         overload::cases(),
         planted::cases(),
