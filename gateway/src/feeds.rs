@@ -55,13 +55,15 @@ impl Feeds {
             })
     }
 
-    /// Tells the feed of a topic if there is one.
-    pub(crate) fn tell_if_there(&self, topic: TopicId, command: Command) {
-        if let Some(mailbox) = self.mailboxes.get(&topic)
-            && let Err(TrySendError::Full(_)) = mailbox.commands.try_send(command)
-        {
+    /// Tells the feed of a topic if there is one; false when it has too much to do.
+    pub(crate) fn tell_if_there(&self, topic: TopicId, command: Command) -> bool {
+        let told = (self.mailboxes.get(&topic))
+            .map_or(Ok(()), |mailbox| mailbox.commands.try_send(command));
+        let missed = matches!(told, Err(TrySendError::Full(_)));
+        if missed {
             tracing::warn!(%topic, "a feed has too much to do and missed a command");
         }
+        !missed
     }
 
     /// Tells a feed that an entry exists, if it does not know yet.

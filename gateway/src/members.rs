@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::watch::Watch;
 use crate::{
-    hub::{House, SessionId},
+    hub::House,
     outbox::EndReason,
     rules::{SessionHandle, Unavailable},
     topic_feed::Command,
@@ -54,8 +54,10 @@ struct Known {
     sessions: Vec<Arc<SessionHandle>>,
     /// Version of his memberships; 0 while they are not known.
     version: i64,
-    /// His topics, each with its newest seq when he joined.
+    /// His topics, each with its newest seq when he joined; as the feeds were told.
     memberships: HashMap<TopicId, Seq>,
+    /// A feed had no room for a change, so that not all of this version was told.
+    is_untold: bool,
 }
 
 impl State {
@@ -114,7 +116,8 @@ impl Members {
         }
         for topic in topics {
             let unlisten = Command::Unlisten(session.session_id);
-            house.feeds.tell_if_there(topic, unlisten);
+            // A feed that misses it finds that the socket is gone.
+            let _missed = house.feeds.tell_if_there(topic, unlisten);
         }
         self.users
             .remove_if(&id, |_, user| user.state.known().sessions.is_empty());
@@ -140,8 +143,8 @@ impl Members {
             return;
         }
         let behind = (self.users.get(&user)).is_some_and(|user| {
-            let known = user.state.known().version;
-            known != 0 && known != version
+            let known = user.state.known();
+            known.version != 0 && (known.version != version || known.is_untold)
         });
         if behind {
             self.wish(user, || Wish::Refresh);
@@ -178,8 +181,4 @@ pub(crate) fn end_revoked(session: &SessionHandle) {
         return;
     }
     session.outbox.end(EndReason::Revoked);
-}
-
-fn unlisten(house: &House, topic: TopicId, session: SessionId) {
-    (house.feeds).tell_if_there(topic, Command::Unlisten(session));
 }

@@ -4,6 +4,7 @@
 //!
 //! A feed that only sends, for nobody listens, needs neither bus nor order.
 
+mod arrivals;
 mod audience;
 mod outgoing;
 mod pace;
@@ -39,6 +40,7 @@ use tonic::Status;
 
 pub(crate) use self::outgoing::Outgoing;
 use self::{
+    arrivals::{Arrival, Arrivals},
     audience::{AnsweredBy, Audience, Slow},
     outgoing::{Answered, Batch, Verdict, judge},
     pace::Pace,
@@ -53,11 +55,12 @@ use crate::{
 
 /// What a feed is told.
 pub(crate) enum Command {
-    /// The session listens from now on, or from behind `since` on.
+    /// The session listens from now on, or from behind `since` on, and waits for that as long
+    /// as it lives.
     Listen {
         session: Arc<SessionHandle>,
         since: Option<Seq>,
-        listening: oneshot::Sender<()>,
+        listening: Option<oneshot::Sender<()>>,
     },
     /// The session listens no more.
     Unlisten(SessionId),
@@ -142,7 +145,7 @@ pub(crate) struct TopicFeed {
     progress: Arc<Progress>,
     following: Option<Following>,
     /// Those who wait for the opening.
-    arriving: Vec<(Arc<SessionHandle>, Option<Seq>, oneshot::Sender<()>)>,
+    arriving: Arrivals,
     audience: Audience,
     recent: Recent,
     outgoing: VecDeque<Outgoing>,
@@ -167,7 +170,7 @@ impl TopicFeed {
             commands,
             progress,
             following: None,
-            arriving: Vec::new(),
+            arriving: Arrivals::default(),
             audience: Audience::default(),
             recent: Recent::default(),
             outgoing: VecDeque::new(),
@@ -211,11 +214,15 @@ impl TopicFeed {
                 since,
                 listening,
             } => {
+                let arrival = Arrival {
+                    session,
+                    since,
+                    listening,
+                };
                 if self.following.is_some() {
-                    self.listen(session, since);
-                    let _gone = listening.send(());
+                    self.let_in(arrival);
                 } else {
-                    self.arriving.push((session, since, listening));
+                    self.arriving.wait(arrival);
                 }
             }
             Command::Unlisten(id) => self.unlisten(id),
@@ -399,31 +406,31 @@ impl TopicFeed {
                     sequence: Sequence::behind(head),
                 });
                 self.progress.0.store(head.get(), Ordering::Relaxed);
-                for (session, since, listening) in std::mem::take(&mut self.arriving) {
-                    self.listen(session, since);
-                    let _gone = listening.send(());
+                for arrival in self.arriving.take() {
+                    self.let_in(arrival);
                 }
                 true
             }
             Err(error) => {
                 tracing::warn!(topic = %self.topic, %error, "a topic can't be followed yet");
-                // Whoever has stopped waiting asks again.
-                self.arriving
-                    .retain(|(_, _, listening)| !listening.is_closed());
+                self.arriving.forget_the_ended();
                 false
             }
         }
     }
 
-    fn listen(&mut self, session: Arc<SessionHandle>, since: Option<Seq>) {
+    fn let_in(&mut self, arrival: Arrival) {
         let last = self.last();
-        self.audience.listen(session, since.unwrap_or(last), last);
+        let since = arrival.since.unwrap_or(last);
+        self.audience.listen(arrival.session, since, last);
+        if let Some(listening) = arrival.listening {
+            let _gone = listening.send(());
+        }
     }
 
     fn unlisten(&mut self, id: SessionId) {
         self.audience.unlisten(id);
-        self.arriving
-            .retain(|(session, _, _)| session.session_id != id);
+        self.arriving.withdraw(id);
         if self.audience.is_empty() && self.arriving.is_empty() {
             // Following costs events and heads; whoever comes next opens again.
             self.following = None;

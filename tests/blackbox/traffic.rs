@@ -24,6 +24,10 @@ const TOPICS: usize = 3;
 /// After so many rounds they talk in new topics: all of a topic is read after each round, and
 /// of those that they left once more at the end.
 const ROUNDS_IN_TOPICS: usize = 4;
+/// Each rushes for so long at a time, and then says little: what a machine can do for half a
+/// minute makes logs that take as long to read.
+const RUSH: Duration = Duration::from_secs(2);
+const CALM: Duration = Duration::from_secs(6);
 /// Who has so many without an answer waits: a phone's person would, long before.
 const UNANSWERED: usize = 100;
 /// By then every message is answered, with `unavailable` if nothing else is known; it is
@@ -330,6 +334,7 @@ struct Person<'a> {
 impl Person<'_> {
     /// Writes down each message before it goes out, and each answer.
     async fn talk(mut self, mut client: Client, round: usize, mut random: StdRng) {
+        let began = Instant::now();
         let mut number = 0;
         while client.is_open() && !self.over.get() {
             for _ in 0..random.random_range(1..8) {
@@ -349,7 +354,13 @@ impl Person<'_> {
                 emit(&client, topic, &stamp);
                 self.unanswered.insert(stamp);
             }
-            let pause = Duration::from_millis(random.random_range(1..20));
+            let at = began.elapsed().as_secs_f64() % (RUSH + CALM).as_secs_f64();
+            let pauses = if at < RUSH.as_secs_f64() {
+                1..20
+            } else {
+                50..500
+            };
+            let pause = Duration::from_millis(random.random_range(pauses));
             while let Some(event) = client.next_within(pause).await {
                 self.hear(&event.payload());
             }

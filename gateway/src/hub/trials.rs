@@ -203,6 +203,45 @@ async fn who_is_joined_late_is_given_what_he_missed_and_who_is_removed_hears_no_
 }
 
 #[tokio::test]
+async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it_can() {
+    let stage = Stage::new(calm());
+    let other = stage.log.open_topic(2);
+    let mut listener = stage.sign_in(1).await;
+    stage.log.heads_are_away(true);
+    stage.log.join(1, other);
+    stage
+        .until(HEALED, || stage.is_member(&listener, other))
+        .await;
+    stage.log.append_elsewhere(other, 9, "in the dark");
+    // Longer than anybody waits for an answer.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    stage.log.heads_are_away(false);
+    assert_eq!(listener.sent(HEALED).await, (1, "in the dark".into()));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn who_leaves_while_he_waits_to_listen_hears_nothing() {
+    let stage = Stage::new(calm());
+    let other = stage.log.open_topic(2);
+    let mut listener = stage.sign_in(1).await;
+    stage.log.heads_are_away(true);
+    stage.log.join(1, other);
+    stage
+        .until(HEALED, || stage.is_member(&listener, other))
+        .await;
+    stage.log.append_elsewhere(other, 9, "in the dark");
+    stage.log.leave(1, other);
+    stage
+        .until(HEALED, || !stage.is_member(&listener, other))
+        .await;
+    stage.log.heads_are_away(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    listener.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_revoked_token_ends_its_sockets_though_the_event_is_lost() {
     let stage = Stage::new(calm());
     let revoked = stage.sign_in(1).await;

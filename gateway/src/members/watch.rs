@@ -8,7 +8,7 @@ use chassis::{
     call::Call,
     id::{Seq, TopicId, UserId},
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, future::BoxFuture, stream, stream::FuturesUnordered};
 use prost::Message as _;
 use proto::{
     event::v1::{MembershipChanged, UserEvent, membership_changed::Change, user_event::Event},
@@ -17,7 +17,7 @@ use proto::{
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
-use super::{State, Wish, end_revoked, unlisten};
+use super::{State, Wish, end_revoked};
 use crate::{hub::House, rules::SessionHandle, topic_feed::Command};
 
 /// Longest time of reading the memberships, and of becoming a listener of a topic.
@@ -40,6 +40,8 @@ pub(super) struct Watch {
     wishes: mpsc::Receiver<Wish>,
     /// The user's events; from before his memberships are read.
     events: Option<Subscription>,
+    /// Sessions that are becoming listeners: no event waits for them.
+    joining: FuturesUnordered<BoxFuture<'static, ()>>,
 }
 
 impl Watch {
@@ -55,6 +57,7 @@ impl Watch {
             state,
             wishes,
             events: None,
+            joining: FuturesUnordered::new(),
         }
     }
 
@@ -70,6 +73,7 @@ impl Watch {
                     }
                     None => self.events = None,
                 },
+                Some(()) = self.joining.next() => {}
                 wish = self.wishes.recv() => match wish {
                     Some(wish) => self.grant(wish).await,
                     None => return,
@@ -80,10 +84,7 @@ impl Watch {
 
     async fn grant(&mut self, wish: Wish) {
         match wish {
-            Wish::Join(session, joined) => {
-                let done = self.join(&session).await;
-                let _gone = joined.send(done);
-            }
+            Wish::Join(session, joined) => self.join(session, joined).await,
             Wish::Confirm(session, topic) => self.confirm(&session, topic).await,
             Wish::Refresh => {
                 self.refresh().await;
@@ -91,18 +92,23 @@ impl Watch {
         }
     }
 
-    async fn join(&mut self, session: &Arc<SessionHandle>) -> bool {
+    async fn join(&mut self, session: Arc<SessionHandle>, joined: oneshot::Sender<bool>) {
         if self.state.known().version == 0 && !self.load().await {
-            return false;
+            let _gone = joined.send(false);
+            return;
         }
         let topics: Vec<TopicId> = self.state.known().memberships.keys().copied().collect();
         #[cfg(feature = "sabotage")]
         let topics = sabotaged(topics);
-        stream::iter(topics)
-            .map(|topic| self.listen(session, topic, None))
-            .buffer_unordered(OPENING)
-            .all(|listens| async move { listens })
-            .await
+        let (house, state) = (Arc::clone(&self.house), Arc::clone(&self.state));
+        self.joining.push(Box::pin(async move {
+            let listens = stream::iter(topics)
+                .map(|topic| listen_to(&house, &state, &session, topic))
+                .buffer_unordered(OPENING)
+                .all(|listens| async move { listens })
+                .await;
+            let _gone = joined.send(listens);
+        }));
     }
 
     /// Subscribes to the user's events, then reads his memberships.
@@ -121,7 +127,7 @@ impl Watch {
             tracing::debug!(user = %self.user, %error, "a user's events can't be followed yet");
             return false;
         }
-        match self.read().await {
+        match read(&self.house, self.user).await {
             Ok(read) => {
                 let mut known = self.state.known();
                 known.version = read.version;
@@ -135,55 +141,14 @@ impl Watch {
         }
     }
 
-    /// All memberships of one version.
-    async fn read(&self) -> Result<Memberships, Status> {
-        let call = Call::within(LIMIT);
-        let mut client = self.house.services.message.clone();
-        'again: loop {
-            let mut token = String::new();
-            let mut read = Memberships {
-                version: 0,
-                topics: HashMap::new(),
-            };
-            loop {
-                let request = call.request(ListMembershipsRequest {
-                    user_id: self.user.get(),
-                    page_size: PAGE,
-                    page_token: token,
-                });
-                let page = client.list_memberships(request).await?.into_inner();
-                if page.version == 0 {
-                    let request = call.request(EnrolUserRequest {
-                        user_id: self.user.get(),
-                    });
-                    client.enrol_user(request).await?;
-                    continue 'again;
-                }
-                if read.version == 0 {
-                    read.version = page.version;
-                } else if read.version != page.version {
-                    continue 'again;
-                }
-                read.topics
-                    .extend(page.memberships.iter().filter_map(|one| {
-                        Some((TopicId::new(one.topic_id)?, Seq::new(one.joined_at_seq)))
-                    }));
-                token = page.next_page_token;
-                if token.is_empty() {
-                    return Ok(read);
-                }
-            }
-        }
-    }
-
     /// Reads the memberships again and tells the feeds what changed.
     async fn refresh(&mut self) -> bool {
         if self.state.known().version == 0 {
             return true;
         }
-        match self.read().await {
+        match read(&self.house, self.user).await {
             Ok(read) => {
-                self.apply(read).await;
+                self.apply(read);
                 true
             }
             Err(status) => {
@@ -193,30 +158,39 @@ impl Watch {
         }
     }
 
-    async fn apply(&self, read: Memberships) {
+    /// Tells the feeds what changed. What one has no room for stays as it was, and the sweep
+    /// finds it.
+    fn apply(&self, read: Memberships) {
         let (sessions, before) = {
-            let mut known = self.state.known();
+            let known = self.state.known();
             if read.version < known.version {
                 return;
             }
-            known.version = read.version;
-            let before = std::mem::replace(&mut known.memberships, read.topics.clone());
-            (known.sessions.clone(), before)
+            (known.sessions.clone(), known.memberships.clone())
         };
-        for topic in before.keys() {
-            if !read.topics.contains_key(topic) {
-                for session in &sessions {
-                    unlisten(&self.house, *topic, session.session_id);
-                }
+        let feeds = &self.house.feeds;
+        let mut told = read.topics.clone();
+        let mut is_untold = false;
+        for (topic, joined_at) in &before {
+            let unlistens = |session: &Arc<SessionHandle>| {
+                feeds.tell_if_there(*topic, Command::Unlisten(session.session_id))
+            };
+            if !read.topics.contains_key(topic) && !sessions.iter().all(unlistens) {
+                told.insert(*topic, *joined_at);
+                is_untold = true;
             }
         }
-        for (topic, joined_at) in read.topics {
-            if before.get(&topic) != Some(&joined_at) {
-                for session in &sessions {
-                    self.listen(session, topic, Some(joined_at)).await;
-                }
+        for (topic, joined_at) in &read.topics {
+            let listens = |session| self.listen(session, *topic, *joined_at);
+            if before.get(topic) != Some(joined_at) && !sessions.iter().all(listens) {
+                told.remove(topic);
+                is_untold = true;
             }
         }
+        let mut known = self.state.known();
+        known.version = read.version;
+        known.memberships = told;
+        known.is_untold = is_untold;
     }
 
     /// Says to the feed whether the session listens to the topic, after asking anew.
@@ -224,13 +198,18 @@ impl Watch {
         let asked = self.refresh().await;
         let joined_at = self.state.known().memberships.get(&topic).copied();
         if let Some(joined_at) = joined_at {
-            self.listen(session, topic, Some(joined_at)).await;
+            if !self.listen(session, topic, joined_at) {
+                let mut known = self.state.known();
+                known.memberships.remove(&topic);
+                known.is_untold = true;
+            }
         } else {
             if !asked {
                 tracing::debug!(user = %self.user, %topic, "it is not known who listens; the sweep finds out");
             }
             let command = Command::NotAMember(session.session_id);
-            self.house.feeds.tell_if_there(topic, command);
+            // If it is missed, the answer is had by sending again.
+            let _missed = self.house.feeds.tell_if_there(topic, command);
         }
     }
 
@@ -260,14 +239,17 @@ impl Watch {
         if chassis::sabotage::is("ignore_membership") {
             return;
         }
-        let version = self.state.known().version;
+        let (version, is_untold) = {
+            let known = self.state.known();
+            (known.version, known.is_untold)
+        };
         if version == 0 || changed.version <= version {
             return;
         }
         let (Some(topic), Some(change), true) = (
             TopicId::new(changed.topic_id),
             &changed.change,
-            changed.version == version + 1,
+            changed.version == version + 1 && !is_untold,
         ) else {
             self.refresh().await;
             return;
@@ -280,28 +262,86 @@ impl Watch {
         self.apply(Memberships {
             version: changed.version,
             topics,
-        })
-        .await;
+        });
     }
 
-    /// Makes the session a listener; says whether it is one in time.
-    async fn listen(
-        &self,
-        session: &Arc<SessionHandle>,
-        topic: TopicId,
-        since: Option<Seq>,
-    ) -> bool {
-        let (listening, coming) = oneshot::channel();
+    /// Has the session listen from behind the seq at which its user joined; false when that
+    /// can't be told to the feed.
+    fn listen(&self, session: &Arc<SessionHandle>, topic: TopicId, joined_at: Seq) -> bool {
         let command = Command::Listen {
             session: Arc::clone(session),
-            since,
-            listening,
+            since: Some(joined_at),
+            listening: None,
         };
-        if self.house.feeds.tell(&self.house, topic, command).is_err() {
-            return false;
-        }
-        matches!(tokio::time::timeout(LIMIT, coming).await, Ok(Ok(())))
+        (self.house.feeds.tell(&self.house, topic, command)).is_ok()
     }
+}
+
+/// All memberships of a user, of one version.
+async fn read(house: &House, user: UserId) -> Result<Memberships, Status> {
+    let call = Call::within(LIMIT);
+    let mut client = house.services.message.clone();
+    'again: loop {
+        let mut token = String::new();
+        let mut read = Memberships {
+            version: 0,
+            topics: HashMap::new(),
+        };
+        loop {
+            let request = call.request(ListMembershipsRequest {
+                user_id: user.get(),
+                page_size: PAGE,
+                page_token: token,
+            });
+            let page = client.list_memberships(request).await?.into_inner();
+            if page.version == 0 {
+                let request = call.request(EnrolUserRequest {
+                    user_id: user.get(),
+                });
+                client.enrol_user(request).await?;
+                continue 'again;
+            }
+            if read.version == 0 {
+                read.version = page.version;
+            } else if read.version != page.version {
+                continue 'again;
+            }
+            read.topics
+                .extend(page.memberships.iter().filter_map(|one| {
+                    Some((TopicId::new(one.topic_id)?, Seq::new(one.joined_at_seq)))
+                }));
+            token = page.next_page_token;
+            if token.is_empty() {
+                return Ok(read);
+            }
+        }
+    }
+}
+
+/// Makes the session a listener of a topic, if its user still is a member when its turn comes;
+/// says whether it is one in time.
+async fn listen_to(
+    house: &Arc<House>,
+    state: &State,
+    session: &Arc<SessionHandle>,
+    topic: TopicId,
+) -> bool {
+    let is_member = state.known().memberships.contains_key(&topic);
+    #[cfg(feature = "sabotage")]
+    let is_member = is_member || chassis::sabotage::is("show_to_strangers");
+    if !is_member {
+        return true;
+    }
+    let (listening, coming) = oneshot::channel();
+    let command = Command::Listen {
+        session: Arc::clone(session),
+        since: None,
+        listening: Some(listening),
+    };
+    if house.feeds.tell(house, topic, command).is_err() {
+        return false;
+    }
+    matches!(tokio::time::timeout(LIMIT, coming).await, Ok(Ok(())))
 }
 
 /// Topics besides, whoever may hear them.

@@ -192,9 +192,13 @@ impl Stage {
         self.rules.send(&socket.session, message, None);
     }
 
-    pub(super) fn listens_only_to(&self, socket: &Socket, topic: TopicId) -> bool {
+    pub(super) fn is_member(&self, socket: &Socket, topic: TopicId) -> bool {
         let user = socket.session.user.user_id;
-        self.house.members.is_member(user, topic) && self.house.feeds.followed() == [topic]
+        self.house.members.is_member(user, topic)
+    }
+
+    pub(super) fn listens_only_to(&self, socket: &Socket, topic: TopicId) -> bool {
+        self.is_member(socket, topic) && self.house.feeds.followed() == [topic]
     }
 
     pub(super) async fn until(&self, limit: Duration, condition: impl Fn() -> bool) {
@@ -227,6 +231,7 @@ struct World {
     never_enrolled: HashSet<i64>,
     tokens: HashSet<Vec<u8>>,
     trouble: Option<(Trouble, u32)>,
+    heads_away: bool,
 }
 
 impl World {
@@ -315,6 +320,11 @@ impl Log {
 
     pub(super) fn trouble(&self, trouble: Trouble, calls: u32) {
         self.world().trouble = Some((trouble, calls));
+    }
+
+    /// Whether heads can't be read, so that no topic can be opened.
+    pub(super) fn heads_are_away(&self, away: bool) {
+        self.world().heads_away = away;
     }
 
     /// Makes a user a member and tells nobody.
@@ -440,6 +450,9 @@ impl message_server::MessageService for Log {
         request: Request<pb::BatchGetHeadsRequest>,
     ) -> Answer<pb::BatchGetHeadsResponse> {
         let world = self.world();
+        if world.heads_away {
+            return Err(Status::unavailable("away"));
+        }
         let heads = request.into_inner().topic_ids.into_iter().filter_map(|id| {
             let entries = world.entries.get(&TopicId::new(id)?)?;
             Some(pb::Head {
