@@ -61,7 +61,7 @@ impl HeadsAsker {
                 count = next => if count == 0 { return },
             }
             let topics = asked.iter().map(|(topic, _)| *topic).collect();
-            let heads = read(&house, topics).await;
+            let heads = read(&house, Call::within(LIMIT), topics, Duration::ZERO).await;
             for (topic, answer) in asked.drain(..) {
                 let head = match &heads {
                     Ok(heads) => Ok(heads.get(&topic).copied().unwrap_or(Seq::ZERO)),
@@ -74,15 +74,18 @@ impl HeadsAsker {
     }
 }
 
-/// The heads of up to [`MAX_TOPICS`] topics.
+/// The heads of up to [`MAX_TOPICS`] topics, read by message-svc no longer ago than `max_age`.
 pub(crate) async fn read(
     house: &House,
+    call: Call,
     mut topics: Vec<TopicId>,
+    max_age: Duration,
 ) -> Result<HashMap<TopicId, Seq>, Status> {
     topics.sort_unstable();
     topics.dedup();
-    let request = Call::within(LIMIT).request(BatchGetHeadsRequest {
+    let request = call.request(BatchGetHeadsRequest {
         topic_ids: topics.iter().map(|topic| topic.get()).collect(),
+        max_age_ms: i32::try_from(max_age.as_millis()).unwrap_or(i32::MAX),
     });
     let mut client = house.services.message.clone();
     let heads = client.batch_get_heads(request).await?.into_inner().heads;

@@ -2,7 +2,12 @@
 //! the background, the heads of all feeds, the versions of all users'
 //! memberships and the tokens of all sockets here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chassis::{
@@ -10,22 +15,36 @@ use chassis::{
     call::Call,
     id::{Seq, TopicId, UserId},
 };
+use futures::future;
 use prost::Message as _;
 use proto::{
     event::v1::HeadsAnnounced, message::v1::BatchGetMembershipVersionsRequest,
     user::v1::BatchCheckTokensRequest,
 };
+use rand::seq::SliceRandom as _;
+use tokio::time::{Instant, sleep, sleep_until};
+use tonic::Status;
 
-use crate::{heads, hub::House, members::end_revoked};
+use crate::{heads, hub::House, members::end_revoked, rules::SessionHandle};
 
-/// How long after the end of a sweep the next one begins.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Between two calls of a sweep: at most 50 calls a second, so 50,000 topics,
-/// users or tokens. A sweep of 20,000 of each takes 1.2 seconds and the answers' time.
-const BETWEEN_CALLS: Duration = Duration::from_millis(20);
+/// How long a round over all of a kind takes, at least.
+const ROUND: Duration = Duration::from_secs(2);
+/// Topics, users or tokens that are asked after in a second, at most: 20,000 of a kind in a
+/// round, and more in longer ones.
+const RATE: f64 = 10_000.0;
 /// Things of one call; what the services take at most.
 const BATCH: usize = 1_000;
 const LIMIT: Duration = Duration::from_secs(2);
+/// After a call that failed.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Parts in which the topics are asked after. All gateways ask the same replica after the same
+/// part, and it reads a topic's head once for those who take one as old as this.
+const PARTS: u64 = 16;
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// Before the announcements are listened to again.
+const ANNOUNCED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Tells the feeds of the heads that message-svc announces, until the gateway stops.
 pub(crate) async fn announced(house: Arc<House>) {
@@ -46,7 +65,7 @@ pub(crate) async fn announced(house: Arc<House>) {
         }
         tokio::select! {
             () = house.stopped.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = sleep(ANNOUNCED_PAUSE) => {}
         }
     }
 }
@@ -64,61 +83,92 @@ fn tell_heads(house: &House, bytes: Bytes) {
     }
 }
 
-/// Sweeps until the gateway stops; at once when the bus has come back.
+/// Sweeps until the gateway stops.
 pub(crate) async fn sweep(house: Arc<House>) {
+    let house = &*house;
+    let heads = rounds(house, parts, |topics| check_heads(house, topics));
+    let users = |house: &House| batches(house.members.users());
+    let versions = rounds(house, users, |users| check_versions(house, users));
+    let sessions = |house: &House| batches(house.members.sessions());
+    let tokens = rounds(house, sessions, |sessions| check_tokens(house, sessions));
+    tokio::select! {
+        () = house.stopped.cancelled() => {}
+        never = future::join3(heads, versions, tokens) => match never.0 {},
+    }
+}
+
+/// Checks all of a kind, batch by batch, again and again; from the beginning when the bus has
+/// come back, for anything may have been lost. A batch that can't be checked has another turn.
+async fn rounds<T: Clone, F: Future<Output = bool>>(
+    house: &House,
+    all: impl Fn(&House) -> VecDeque<Vec<T>>,
+    check: impl Fn(Vec<T>) -> F,
+) -> Infallible {
     let mut reconnects = house.bus.reconnects();
     loop {
+        let round = async {
+            let end = Instant::now() + ROUND;
+            let mut left = all(house);
+            while let Some(batch) = left.pop_front() {
+                let next = Instant::now() + Duration::from_secs_f64(batch.len() as f64 / RATE);
+                if !check(batch.clone()).await {
+                    left.push_back(batch);
+                    sleep(PAUSE).await;
+                }
+                sleep_until(next).await;
+            }
+            sleep_until(end).await;
+        };
         tokio::select! {
-            () = house.stopped.cancelled() => return,
-            () = tokio::time::sleep(PAUSE) => {}
+            () = round => {}
             Ok(()) = reconnects.changed() => {}
         }
-        tokio::select! {
-            () = house.stopped.cancelled() => return,
-            () = sweep_once(&house) => {}
-        }
     }
 }
 
-async fn sweep_once(house: &House) {
-    for topics in house.feeds.followed().chunks(BATCH) {
-        match heads::read(house, topics.to_vec()).await {
-            Ok(heads) => {
-                for (topic, head) in heads {
-                    house.feeds.tell_head(topic, head);
-                }
-            }
-            Err(status) => tracing::debug!(code = ?status.code(), "heads can't be swept"),
-        }
-        tokio::time::sleep(BETWEEN_CALLS).await;
+fn batches<T: Clone>(mut all: Vec<T>) -> VecDeque<Vec<T>> {
+    // A round that is begun anew must not leave out the same ones each time.
+    all.shuffle(&mut rand::rng());
+    all.chunks(BATCH).map(<[T]>::to_vec).collect()
+}
+
+/// The followed topics, those of a part together.
+fn parts(house: &House) -> VecDeque<Vec<TopicId>> {
+    let mut parts: HashMap<u64, Vec<TopicId>> = HashMap::new();
+    for topic in house.feeds.followed() {
+        parts.entry(part_of(topic)).or_default().push(topic);
     }
-    for users in house.members.users().chunks(BATCH) {
-        sweep_versions(house, users).await;
-        tokio::time::sleep(BETWEEN_CALLS).await;
-    }
-    for sessions in house.members.sessions().chunks(BATCH) {
-        let request = Call::within(LIMIT).request(BatchCheckTokensRequest {
-            token_sha256s: sessions
-                .iter()
-                .map(|session| Bytes::copy_from_slice(&session.token_sha256))
-                .collect(),
-        });
-        let mut client = house.services.user.clone();
-        match client.batch_check_tokens(request).await {
-            Ok(answer) => {
-                for (session, live) in sessions.iter().zip(answer.into_inner().live) {
-                    if !live {
-                        end_revoked(session);
-                    }
-                }
+    let mut parts: Vec<_> = parts.into_values().collect();
+    parts.shuffle(&mut rand::rng());
+    parts.into_iter().flat_map(batches).collect()
+}
+
+fn part_of(topic: TopicId) -> u64 {
+    topic.get().cast_unsigned() % PARTS
+}
+
+async fn check_heads(house: &House, topics: Vec<TopicId>) -> bool {
+    // The part's number stands for it where a replica is chosen.
+    let part = topics
+        .first()
+        .and_then(|topic| TopicId::new(part_of(*topic).cast_signed() + 1));
+    let call = Call::within(LIMIT);
+    let call = match part {
+        Some(part) => call.about(part),
+        None => return true,
+    };
+    match heads::read(house, call, topics, MAX_AGE).await {
+        Ok(heads) => {
+            for (topic, head) in heads {
+                house.feeds.tell_head(topic, head);
             }
-            Err(status) => tracing::debug!(code = ?status.code(), "tokens can't be swept"),
+            true
         }
-        tokio::time::sleep(BETWEEN_CALLS).await;
+        Err(status) => failed("heads", &status),
     }
 }
 
-async fn sweep_versions(house: &House, users: &[UserId]) {
+async fn check_versions(house: &House, users: Vec<UserId>) -> bool {
     let request = Call::within(LIMIT).request(BatchGetMembershipVersionsRequest {
         user_ids: users.iter().map(|user| user.get()).collect(),
     });
@@ -128,7 +178,34 @@ async fn sweep_versions(house: &House, users: &[UserId]) {
             for (user, version) in users.iter().zip(answer.into_inner().versions) {
                 house.members.tell_version(*user, version);
             }
+            true
         }
-        Err(status) => tracing::debug!(code = ?status.code(), "memberships can't be swept"),
+        Err(status) => failed("memberships", &status),
     }
+}
+
+async fn check_tokens(house: &House, sessions: Vec<Arc<SessionHandle>>) -> bool {
+    let request = Call::within(LIMIT).request(BatchCheckTokensRequest {
+        token_sha256s: sessions
+            .iter()
+            .map(|session| Bytes::copy_from_slice(&session.token_sha256))
+            .collect(),
+    });
+    let mut client = house.services.user.clone();
+    match client.batch_check_tokens(request).await {
+        Ok(answer) => {
+            for (session, live) in sessions.iter().zip(answer.into_inner().live) {
+                if !live {
+                    end_revoked(session);
+                }
+            }
+            true
+        }
+        Err(status) => failed("tokens", &status),
+    }
+}
+
+fn failed(what: &'static str, status: &Status) -> bool {
+    tracing::debug!(what, code = ?status.code(), "a sweep has to ask again");
+    false
 }

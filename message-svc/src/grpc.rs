@@ -268,8 +268,10 @@ impl MessageService for Api {
         &self,
         request: Request<pb::BatchGetHeadsRequest>,
     ) -> Answer<pb::BatchGetHeadsResponse> {
-        let topics = fields::topic_ids(&request.into_inner().topic_ids)?;
-        let heads = self.log.heads(&topics).await?;
+        let request = request.into_inner();
+        let topics = fields::topic_ids(&request.topic_ids)?;
+        let max_age = fields::max_age(request.max_age_ms)?;
+        let heads = self.log.heads(&topics, max_age).await?;
         let heads: Vec<_> = topics.into_iter().zip(heads).collect();
         // A topic with an entry exists; only of the others it has to be asked.
         let empty = heads.iter().filter(|(_, seq)| *seq == Seq::ZERO);

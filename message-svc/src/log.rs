@@ -5,6 +5,7 @@
 //! only writer: the store's condition on the head decides, and whoever is behind
 //! reads what he missed.
 
+mod heads;
 mod knowledge;
 mod lookup;
 mod pages;
@@ -30,8 +31,8 @@ use moka::sync::Cache;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub use self::pages::Direction;
-use self::topic::TopicLog;
+pub use self::{heads::MAX_AGE, pages::Direction};
+use self::{heads::RecentHeads, topic::TopicLog};
 use crate::{
     entry::{Content, MAX_CAPACITY, Placed, Stamp},
     error::Error,
@@ -122,6 +123,7 @@ struct Shared {
     announcer: Arc<dyn Announcer>,
     config: LogConfig,
     topics: Cache<TopicId, Arc<TopicLog>>,
+    recent_heads: RecentHeads,
     loads: Semaphore,
     appends: TaskTracker,
 }
@@ -145,6 +147,7 @@ impl Log {
                 admission,
                 announcer,
                 topics,
+                recent_heads: RecentHeads::new(),
                 loads: Semaphore::new(config.loads),
                 appends: TaskTracker::new(),
                 config,
@@ -171,12 +174,14 @@ impl Log {
         results
     }
 
-    /// The newest seq of each topic, in the order asked; 0 for one without entries.
+    /// The newest seq of each topic, in the order asked; 0 for one without entries. Read
+    /// no longer ago than `max_age`, of which no more than [`MAX_AGE`] counts.
     ///
     /// # Errors
     /// `Store`.
-    pub async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, Error> {
-        Ok(self.shared.store.heads(topics).await?)
+    pub async fn heads(&self, topics: &[TopicId], max_age: Duration) -> Result<Vec<Seq>, Error> {
+        let (store, recent) = (&self.shared.store, &self.shared.recent_heads);
+        Ok(recent.get(store.as_ref(), topics, max_age).await?)
     }
 
     /// Takes no more messages, and waits until every append under way is decided.

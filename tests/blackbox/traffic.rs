@@ -16,6 +16,7 @@ use tests::account::{self, User};
 use tests::api::Api;
 use tests::client::{Client, Kind, Transport};
 use tests::engine::Eio;
+use tests::patience;
 use tests::server::Server;
 
 const EVENT: &str = "message_events";
@@ -148,7 +149,8 @@ impl Traffic {
     /// Makes the people, the first time, and their topics, whenever they need new ones.
     async fn settle(&mut self, server: &Server) {
         while self.users.len() < SENDERS {
-            self.users.push(account::sign_up(server).await);
+            self.users
+                .push(account::sign_up_patiently(server.at.public).await);
         }
         let topics_made = (self.left.len() + self.topics.len()) / TOPICS;
         if topics_made * ROUNDS_IN_TOPICS > self.rounds {
@@ -285,7 +287,7 @@ async fn settle(
             open.insert(stamp, *topic);
             emit(&client, *topic, stamp);
         }
-        let deadline = Instant::now() + RECOVERY;
+        let deadline = Instant::now() + patience(RECOVERY);
         while !open.is_empty() {
             let payload = client.expect(EVENT).await;
             if payload["event_type"] == "fail" {
@@ -365,7 +367,7 @@ impl Person<'_> {
                 self.hear(&event.payload());
             }
         }
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + patience(ANSWER);
         while client.is_open() && !self.unanswered.is_empty() {
             assert!(
                 Instant::now() < deadline,

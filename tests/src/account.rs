@@ -43,6 +43,20 @@ pub async fn sign_up_at(gateway: SocketAddr) -> User {
     try_sign_up_at(gateway).await.unwrap()
 }
 
+/// The same where a database that has just started, or is busy, may refuse it at first.
+///
+/// # Panics
+/// It was refused five times.
+pub async fn sign_up_patiently(gateway: SocketAddr) -> User {
+    for _ in 0..5 {
+        match try_sign_up_at(gateway).await {
+            Ok(user) => return user,
+            Err(why) => println!("{why}"),
+        }
+    }
+    panic!("nobody can sign up");
+}
+
 /// The same, where it may be refused.
 ///
 /// # Errors

@@ -10,6 +10,8 @@
     reason = "a failed expectation of a test is a panic"
 )]
 
+use std::time::Duration;
+
 pub mod account;
 pub mod api;
 pub mod authority;
@@ -26,4 +28,18 @@ pub mod server;
 pub mod trial;
 
 /// The longest a test waits for one thing that should come at once, on a busy machine.
-pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A limit, as many times longer as `DRIVERS_TEST_PATIENCE` says (1): for long runs on a
+/// machine that does other things besides.
+///
+/// # Panics
+/// The variable is no number.
+#[must_use]
+pub fn patience(limit: Duration) -> Duration {
+    let factor = std::env::var("DRIVERS_TEST_PATIENCE");
+    limit
+        * factor.map_or(1, |factor| {
+            factor.parse().expect("DRIVERS_TEST_PATIENCE is a number")
+        })
+}

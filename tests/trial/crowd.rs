@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use futures::{StreamExt, stream};
 use proto::message::v1::Visibility;
 use serde_json::{Value, json};
-use tests::account::{User, try_sign_up_at};
+use tests::account::sign_up_patiently;
 use tests::engine::{Eio, Ws};
 use tests::history::{Membership, Message, body_of, now};
 
@@ -31,7 +31,7 @@ pub(crate) struct Person {
 pub(crate) async fn gather(stack: &Stack, people: usize) -> (Vec<Person>, Vec<Membership>) {
     let topics = people.div_ceil(MEMBERS);
     let users = stream::iter(0..topics * MEMBERS)
-        .map(|number| sign_up(stack.doors[number % stack.doors.len()]))
+        .map(|number| sign_up_patiently(stack.doors[number % stack.doors.len()]))
         .buffered(AT_A_TIME);
     let groups = users
         .chunks(MEMBERS)
@@ -62,17 +62,6 @@ pub(crate) async fn gather(stack: &Stack, people: usize) -> (Vec<Person>, Vec<Me
         });
     let members: Vec<_> = groups.buffered(AT_A_TIME).collect().await;
     members.into_iter().flatten().unzip()
-}
-
-/// Signs somebody up, whoever it will be: on a busy machine it may be refused at first.
-async fn sign_up(door: SocketAddr) -> User {
-    for _ in 0..5 {
-        match try_sign_up_at(door).await {
-            Ok(user) => return user,
-            Err(why) => println!("{why}"),
-        }
-    }
-    panic!("nobody can sign up");
 }
 
 /// What a packet says.

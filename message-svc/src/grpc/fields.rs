@@ -1,12 +1,19 @@
 //! Fields of requests, each by its rule and under its name in the schema.
 
+use std::time::Duration;
+
 use chassis::{
     call::Call,
     id::{RoomId, TopicId, UserId},
 };
 use proto::message::v1 as pb;
 
-use crate::{directory::Asker, error::Error, log::Direction, store::Visibility};
+use crate::{
+    directory::Asker,
+    error::Error,
+    log::{Direction, MAX_AGE},
+    store::Visibility,
+};
 
 /// Most ids that one call can ask about.
 const MAX_IDS: usize = 1_000;
@@ -49,6 +56,12 @@ fn ids<I>(field: &str, numbers: &[i64], id: fn(i64) -> Option<I>) -> Result<Vec<
         id(*number).ok_or_else(|| invalid(format!("{field}[{place}]"), ID_RULE))
     })
     .collect()
+}
+
+pub(super) fn max_age(ms: i32) -> Result<Duration, Error> {
+    let age = u64::try_from(ms).map(Duration::from_millis).ok();
+    age.filter(|age| *age <= MAX_AGE)
+        .ok_or_else(|| invalid("max_age_ms", "must be from 0 to 1000"))
 }
 
 pub(super) fn direction(value: i32) -> Result<Direction, Error> {

@@ -90,6 +90,23 @@ fn a_lone_message_costs_one_append_and_no_read() {
     });
 }
 
+#[tokio::test]
+async fn a_head_that_was_just_read_is_read_again_only_for_who_wants_it_fresh() {
+    let house = House::new(1_024);
+    let log = house.log();
+    let topics = [topic(), TopicId::new(2).unwrap()];
+    let none = [Seq::ZERO; 2];
+    assert_eq!(log.heads(&topics[..1], MAX_AGE).await.unwrap(), none[..1]);
+    send(&log, message(1, "a", "hello")).await.unwrap();
+    assert_eq!(log.heads(&topics, MAX_AGE).await.unwrap(), none);
+    let now = [Seq::new(1), Seq::ZERO];
+    assert_eq!(log.heads(&topics, Duration::ZERO).await.unwrap(), now);
+    // The first answer is too old by then.
+    tokio::time::sleep(MAX_AGE / 4).await;
+    assert_eq!(log.heads(&topics, MAX_AGE / 4).await.unwrap(), now);
+    assert_eq!(log.heads(&topics, MAX_AGE).await.unwrap(), now);
+}
+
 #[test]
 fn retries_of_a_batch_read_stamps_and_entries_once() {
     run(async {

@@ -8,6 +8,7 @@ use proto::message::v1::{Direction, ListEntriesRequest};
 use tests::api::Api;
 use tests::cases;
 use tests::cassandra::Cluster;
+use tests::patience;
 use tests::server::{Folder, Options, Server};
 use tests::trial::World;
 use tokio::time::{sleep, timeout};
@@ -200,7 +201,7 @@ async fn missed(rounds: u32) {
                         sleep(Duration::from_millis(20)).await;
                     }
                 };
-                let read = timeout(GOES_ON, read).await;
+                let read = timeout(patience(GOES_ON), read).await;
                 assert!(read.is_ok(), "nothing is read once node {node} is back");
             }
             over.set(true);

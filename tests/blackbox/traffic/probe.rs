@@ -7,6 +7,7 @@ use tests::account;
 use tests::api::Api;
 use tests::client::{Client, Kind, Transport};
 use tests::engine::Eio;
+use tests::patience;
 use tests::server::Server;
 
 /// The longest until a send is answered, in one way or the other.
@@ -21,7 +22,7 @@ pub(crate) struct Probe {
 
 impl Probe {
     pub(crate) async fn new(server: &Server) -> Self {
-        let user = account::sign_up(server).await;
+        let user = account::sign_up_patiently(server.at.public).await;
         let topic = Api::of(server)
             .topic(proto::message::v1::Visibility::Private, &[user.id])
             .await;
@@ -42,7 +43,7 @@ impl Probe {
             "message_events",
             &json!({"topic_id": self.topic, "body": stamp, "stamp_id": stamp}),
         );
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + patience(ANSWER);
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
             let Some(event) = self.client.next_within(rest).await else {
@@ -63,7 +64,7 @@ impl Probe {
 
     /// Sends until one is sent; says how long that took.
     pub(crate) async fn goes_on_within(&mut self, limit: Duration) -> Duration {
-        let began = Instant::now();
+        let (limit, began) = (patience(limit), Instant::now());
         while self.send().await["event_type"] != "sent" {
             assert!(
                 began.elapsed() < limit,
@@ -80,7 +81,7 @@ impl Probe {
 
     /// Sends until one is refused, as the first few may still have found a way.
     pub(crate) async fn is_refused_within(&mut self, limit: Duration) {
-        let began = Instant::now();
+        let (limit, began) = (patience(limit), Instant::now());
         while self.send().await["event_type"] == "sent" {
             assert!(began.elapsed() < limit, "messages are sent after {limit:?}");
         }

@@ -185,16 +185,30 @@ async fn heads_are_told_of_topics_that_exist() {
     let empty = house.topic(pb::Visibility::Open).await;
     house.fill(1, 3).await;
     let topic_ids = vec![999, empty, 1, 998];
-    let heads = pb::BatchGetHeadsRequest { topic_ids };
+    let heads = pb::BatchGetHeadsRequest {
+        topic_ids,
+        max_age_ms: 0,
+    };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     let heads = heads.into_inner().heads.into_iter();
     let heads: Vec<_> = heads.map(|head| (head.topic_id, head.seq)).collect();
     assert_eq!(heads, [(empty, 0), (1, 3)]);
 
     for (topic_ids, field) in [(vec![1, 0], "topic_ids[1]"), (vec![1; 1_001], "topic_ids")] {
-        let heads = pb::BatchGetHeadsRequest { topic_ids };
+        let heads = pb::BatchGetHeadsRequest {
+            topic_ids,
+            max_age_ms: 1_000,
+        };
         let answer = house.client.batch_get_heads(heads).await;
         assert_eq!(details(answer), field_invalid(field));
+    }
+    for max_age_ms in [-1, 1_001] {
+        let heads = pb::BatchGetHeadsRequest {
+            topic_ids: vec![1],
+            max_age_ms,
+        };
+        let answer = house.client.batch_get_heads(heads).await;
+        assert_eq!(details(answer), field_invalid("max_age_ms"));
     }
     let versions = pb::BatchGetMembershipVersionsRequest {
         user_ids: vec![1, 2, -3],

@@ -218,7 +218,10 @@ async fn a_malformed_call_is_refused_whole_and_names_the_field() {
         .await;
     assert_eq!(details(answer), field_invalid("message.acting_user_index"));
 
-    let heads = pb::BatchGetHeadsRequest { topic_ids: vec![1] };
+    let heads = pb::BatchGetHeadsRequest {
+        topic_ids: vec![1],
+        max_age_ms: 0,
+    };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     assert_eq!(heads.into_inner().heads[0].seq, 0, "nothing was stored");
 }
@@ -289,7 +292,10 @@ async fn at_the_end_what_was_sent_is_kept_and_nothing_more_is_taken() {
         details(answer),
         refused(Code::Unavailable, "NOT_STORED", &[])
     );
-    let heads = pb::BatchGetHeadsRequest { topic_ids: vec![1] };
+    let heads = pb::BatchGetHeadsRequest {
+        topic_ids: vec![1],
+        max_age_ms: 0,
+    };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     assert_eq!(heads.into_inner().heads[0].seq, 1);
 }

@@ -29,9 +29,12 @@ use super::{
 };
 use crate::call::{Call, metadata};
 
-/// How long a question after a replica's health may take. With the second of a try that
-/// made somebody ask, a replica that hangs is left within two.
+/// How long the first question after a replica's health may take. With the second of a try
+/// that made somebody ask, a replica that hangs is left within two.
 const PROBE_LIMIT: Duration = Duration::from_millis(500);
+/// And one to a replica that is left already: the connection may have to be made, and on a
+/// busy machine its handshake must not be begun again and again.
+const LATER_PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Pause after a question; each is twice the one before, up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -288,10 +291,10 @@ impl Line {
         }
     }
 
-    async fn health(&self, connection: &Connection) -> Health {
+    async fn health(&self, connection: &Connection, limit: Duration) -> Health {
         let mut client = HealthClient::new(connection.channel.clone());
         let asked = client.check(HealthCheckRequest::default());
-        match timeout(PROBE_LIMIT, asked).await {
+        match timeout(limit, asked).await {
             Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => {
                 Health::Serving
             }
@@ -324,12 +327,12 @@ fn is_an_answer(status: &Status) -> bool {
 async fn watch(line: Arc<Line>) {
     loop {
         line.trouble.notified().await;
-        let mut pause = FIRST_PAUSE;
+        let (mut limit, mut pause) = (PROBE_LIMIT, FIRST_PAUSE);
         loop {
             // The pauses here are enough; those of the connector would come on top.
             line.dialer.hurry();
             let connection = line.lock().clone();
-            match line.health(&connection).await {
+            match line.health(&connection, limit).await {
                 Health::Serving => {
                     line.is_well();
                     break;
@@ -342,6 +345,7 @@ async fn watch(line: Arc<Line>) {
             }
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (pause * 2).min(MAX_PAUSE);
+            limit = LATER_PROBE_LIMIT;
             if !line.down.load(Ordering::Relaxed) {
                 break;
             }
