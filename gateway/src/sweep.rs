@@ -98,7 +98,8 @@ pub(crate) async fn sweep(house: Arc<House>) {
 }
 
 /// Checks all of a kind, batch by batch, again and again; from the beginning when the bus has
-/// come back, for anything may have been lost. A batch that can't be checked has another turn.
+/// come back, for anything may have been lost. A batch that can't be checked has another turn, as
+/// long as the others need not wait for it.
 async fn rounds<T: Clone, F: Future<Output = bool>>(
     house: &House,
     all: impl Fn(&House) -> VecDeque<Vec<T>>,
@@ -111,7 +112,7 @@ async fn rounds<T: Clone, F: Future<Output = bool>>(
             let mut left = all(house);
             while let Some(batch) = left.pop_front() {
                 let next = Instant::now() + Duration::from_secs_f64(batch.len() as f64 / RATE);
-                if !check(batch.clone()).await {
+                if !check(batch.clone()).await && Instant::now() < end + ROUND {
                     left.push_back(batch);
                     sleep(PAUSE).await;
                 }

@@ -13,6 +13,7 @@ mod recent;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod sequence;
+mod window;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -46,6 +47,7 @@ use self::{
     pace::Pace,
     recent::Recent,
     sequence::Sequence,
+    window::Window,
 };
 use crate::{
     frame::Frame,
@@ -132,7 +134,8 @@ struct Following {
 #[derive(Default)]
 struct UnderWay {
     opening: bool,
-    sending: bool,
+    /// Since when a call is.
+    sending: Option<Instant>,
     reading: bool,
     catching_up: bool,
 }
@@ -152,6 +155,7 @@ pub(crate) struct TopicFeed {
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     under_way: UnderWay,
     sending_pace: Pace,
+    window: Window,
     following_pace: Pace,
     hole_since: Option<Instant>,
     idle_since: Option<Instant>,
@@ -177,6 +181,7 @@ impl TopicFeed {
             jobs: FuturesUnordered::new(),
             under_way: UnderWay::default(),
             sending_pace: Pace::default(),
+            window: Window::default(),
             following_pace: Pace::default(),
             hole_since: None,
             idle_since: None,
@@ -262,7 +267,7 @@ impl TopicFeed {
     }
 
     fn send(&mut self, now: Instant) -> Option<Instant> {
-        if self.outgoing.is_empty() || self.under_way.sending {
+        if self.outgoing.is_empty() || self.under_way.sending.is_some() {
             return None;
         }
         if let Some(later) = self.sending_pace.later_than(now) {
@@ -273,13 +278,28 @@ impl TopicFeed {
                 outgoing.extend(CALL_LIMIT);
             }
         }
-        let batch = Batch::take(&mut self.outgoing, now);
+        let batch = Batch::take(&mut self.outgoing, now, self.window.size());
+        self.refuse_the_overdue(now);
         if !batch.is_empty() {
-            self.under_way.sending = true;
+            self.under_way.sending = Some(now);
             let sent = batch.send(self.house.services.clone(), self.topic);
             self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
         }
         None
+    }
+
+    /// Those who wait in vain: there is more to send than can be sent.
+    fn refuse_the_overdue(&mut self, now: Instant) {
+        let waiting = std::mem::take(&mut self.outgoing);
+        for outgoing in waiting {
+            let is_overdue = self.window.is_overdue(outgoing.came_at, now)
+                && !is_told(&outgoing, &self.audience, &self.recent);
+            if is_overdue {
+                outgoing.fail_unavailable();
+            } else {
+                self.outgoing.push_back(outgoing);
+            }
+        }
     }
 
     fn open(&mut self, now: Instant) -> Option<Instant> {
@@ -375,9 +395,11 @@ impl TopicFeed {
     fn finish(&mut self, done: Done) {
         match done {
             Done::Sent(answered) => {
-                self.under_way.sending = false;
+                let began = self.under_way.sending.take();
                 let succeeded = self.answered(answered);
                 self.sending_pace.note(succeeded);
+                let now = Instant::now();
+                self.window.note(began.unwrap_or(now), now, succeeded);
             }
             Done::Opened(opened) => {
                 self.under_way.opening = false;

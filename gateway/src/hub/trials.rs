@@ -4,7 +4,10 @@
 
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use chassis::bus::misbehaving::Misbehaviour;
 
@@ -139,6 +142,51 @@ async fn who_has_waited_long_is_not_kept_waiting_for_who_came_late() {
     let waited = begun.elapsed();
     assert!(waited < limit + Duration::from_millis(1_500), "{waited:?}");
     assert_eq!(sender.failed(limit * 2).await, "comes late");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn of_more_than_can_be_sent_as_much_is_as_can_be_and_the_rest_is_told_soon() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    // 250 a second, and three times as many for four seconds.
+    stage.log.each_message_takes(Duration::from_millis(4));
+    let mut open = HashMap::new();
+    let (mut sent, mut slowest) = (0, Duration::ZERO);
+    let began = Instant::now();
+    let mut last_sent = began;
+    for n in 0..200 {
+        for part in 0..15 {
+            let stamp = format!("{n}-{part}");
+            stage.send(&sender, message(&stamp, "x"));
+            open.insert(stamp, Instant::now());
+        }
+        let next = began + Duration::from_millis(20) * (n + 1);
+        loop {
+            let left = next.saturating_duration_since(Instant::now());
+            let limit = if n == 199 { HEALED } else { left };
+            let Some((stamp, was_sent)) = sender.answered(limit).await else {
+                break;
+            };
+            slowest = slowest.max(open.remove(&stamp).unwrap().elapsed());
+            if was_sent {
+                sent += 1;
+                last_sent = Instant::now();
+            }
+            if n == 199 && open.is_empty() {
+                break;
+            }
+        }
+    }
+    assert!(open.is_empty(), "{} were never answered", open.len());
+    println!(
+        "{sent} sent in {:?}, slowest {slowest:?}",
+        last_sent - began
+    );
+    let goodput = f64::from(sent) / (last_sent - began).as_secs_f64();
+    // A busy machine does less besides.
+    assert!(goodput > 0.6 * 250.0, "{goodput} a second were sent");
+    assert!(slowest < Duration::from_secs(3), "one took {slowest:?}");
     stage.end().await;
 }
 

@@ -25,8 +25,7 @@ use crate::{
     rules::{NewMessage, SessionHandle},
 };
 
-/// Most messages, bytes and senders of one call.
-const MAX_MESSAGES: usize = 256;
+/// Most bytes and senders of one call.
 const MAX_BYTES: usize = 1 << 20;
 const MAX_SENDERS: usize = 32;
 
@@ -42,6 +41,7 @@ pub(crate) struct Outgoing {
     message: NewMessage,
     /// The client's, or one made up where he gave none, so that a repeated call appends once.
     stamp: Stamp,
+    pub(super) came_at: Instant,
     deadline: Instant,
 }
 
@@ -56,13 +56,15 @@ impl Outgoing {
             Some(stamp) => Stamp::StampId(stamp.clone()),
             None => Stamp::EdgeStamp(format!("{:032x}", rand::random::<u128>())),
         };
+        let now = Instant::now();
         Self {
             session: Arc::clone(session),
             ack,
             emitted_at: Seq::ZERO,
             message,
             stamp,
-            deadline: Instant::now() + limit,
+            came_at: now,
+            deadline: now + limit,
         }
     }
 
@@ -137,13 +139,14 @@ pub(super) struct Batch {
 pub(super) type Answered = Vec<(Outgoing, Result<Outcome, Status>)>;
 
 impl Batch {
-    /// Takes from the front of a queue what fits into one call. What has waited
-    /// too long already is answered, by the same clock by which others were given more time.
-    pub(super) fn take(queue: &mut VecDeque<Outgoing>, now: Instant) -> Self {
+    /// Takes from the front of a queue what fits into one call, of so many messages at
+    /// most. What has waited too long already is answered, by the same clock by which others
+    /// were given more time.
+    pub(super) fn take(queue: &mut VecDeque<Outgoing>, now: Instant, most: usize) -> Self {
         let mut batch = Self::default();
         while let Some(next) = queue.front() {
             let is_late = next.is_late(now);
-            if !is_late && !batch.has_room_for(next) {
+            if !is_late && (batch.messages.len() >= most || !batch.has_room_for(next)) {
                 break;
             }
             match queue.pop_front() {
@@ -161,8 +164,7 @@ impl Batch {
 
     fn has_room_for(&self, outgoing: &Outgoing) -> bool {
         self.messages.is_empty()
-            || self.messages.len() < MAX_MESSAGES
-                && self.bytes + outgoing.bytes() <= MAX_BYTES
+            || self.bytes + outgoing.bytes() <= MAX_BYTES
                 && (self.senders.len() < MAX_SENDERS || self.place_of(outgoing).is_some())
     }
 

@@ -58,11 +58,11 @@ pub struct ServerConfig {
 }
 
 impl Default for ServerConfig {
-    /// 1,024 requests: at a millisecond each a second's work for one core, and
-    /// more than that would miss the limit of one try.
+    /// 512 requests: at a millisecond each half a second's work for one core. Twice as many
+    /// would miss the limit of one try, and be made again for nothing.
     fn default() -> Self {
         Self {
-            max_in_flight: 1_024,
+            max_in_flight: 512,
             default_timeout_ms: 10_000,
             max_connection_age_s: 600,
         }

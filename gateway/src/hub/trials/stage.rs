@@ -91,12 +91,18 @@ impl Socket {
         payload["stamp_id"].as_str().unwrap().to_owned()
     }
 
+    /// The stamp of the next message that is answered in this time, and whether it is sent.
+    pub(super) async fn answered(&mut self, limit: Duration) -> Option<(String, bool)> {
+        let packet = tokio::time::timeout(limit, self.frames.recv()).await.ok()?;
+        let payload = payload_of(&packet.unwrap());
+        let sent = payload["event_type"] == "sent";
+        let holder = if sent { &payload["data"] } else { &payload };
+        Some((holder["stamp_id"].as_str().unwrap().to_owned(), sent))
+    }
+
     async fn hears(&mut self, event_type: &str, limit: Duration) -> serde_json::Value {
         let packet = tokio::time::timeout(limit, self.frames.recv()).await;
-        let packet = packet.unwrap().unwrap();
-        let (name, payload): (String, serde_json::Value) =
-            serde_json::from_str(&packet.as_str()[1..]).unwrap();
-        assert_eq!(name, "message_events");
+        let payload = payload_of(&packet.unwrap().unwrap());
         assert_eq!(payload["event_type"], event_type, "{payload}");
         payload
     }
@@ -105,6 +111,13 @@ impl Socket {
         let more = tokio::time::timeout(Duration::from_millis(150), self.frames.recv()).await;
         assert!(more.is_err(), "unexpected: {more:?}");
     }
+}
+
+fn payload_of(packet: &Str) -> serde_json::Value {
+    let (name, payload): (String, serde_json::Value) =
+        serde_json::from_str(&packet.as_str()[1..]).unwrap();
+    assert_eq!(name, "message_events");
+    payload
 }
 
 pub(super) struct Stage {
@@ -232,6 +245,7 @@ struct World {
     tokens: HashSet<Vec<u8>>,
     trouble: Option<(Trouble, u32)>,
     heads_away: bool,
+    message_takes: Duration,
 }
 
 impl World {
@@ -322,6 +336,11 @@ impl Log {
         self.world().trouble = Some((trouble, calls));
     }
 
+    /// How long each message of a call takes.
+    pub(super) fn each_message_takes(&self, time: Duration) {
+        self.world().message_takes = time;
+    }
+
     /// Whether heads can't be read, so that no topic can be opened.
     pub(super) fn heads_are_away(&self, away: bool) {
         self.world().heads_away = away;
@@ -376,6 +395,10 @@ impl message_server::MessageService for Log {
         let users = Call::of(&request).acting_users;
         let request = request.into_inner();
         let topic = TopicId::new(request.topic_id).unwrap();
+        let takes = self.world().message_takes * request.messages.len() as u32;
+        if !takes.is_zero() {
+            tokio::time::sleep(takes).await;
+        }
         let mut world = self.world();
         let trouble = match &mut world.trouble {
             Some((trouble, calls)) if *calls > 0 => {

@@ -1,0 +1,102 @@
+//! How much of what waits for a topic goes into one call, and who has waited too long.
+//!
+//! More than the services can do is not done sooner: calls take longer, at last longer than
+//! a try may, and are made again for nothing. So calls that take long get smaller, whoever
+//! does not fit in waits, and waits in vain only for so long.
+
+use std::time::{Duration, Instant};
+
+/// A call that takes longer than this was too large; a try ends at a second.
+const SLOW: Duration = Duration::from_millis(500);
+/// One that takes no longer than this may be larger. A distant database alone takes 200.
+const QUICK: Duration = Duration::from_millis(250);
+/// Messages of a call, at least and at most.
+const LEAST: usize = 8;
+const MOST: usize = 256;
+/// How long a message waits for its call while calls go well: who waits longer would only
+/// make those behind him wait as long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) struct Window {
+    size: usize,
+    /// Since when no call has failed.
+    flows_since: Option<Instant>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            size: MOST,
+            flows_since: None,
+        }
+    }
+}
+
+impl Window {
+    /// Most messages of the next call.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Notes how a call went that has just ended. One that failed says nothing of what there
+    /// is to do: a service may be away.
+    pub(super) fn note(&mut self, began: Instant, now: Instant, succeeded: bool) {
+        let took = now.saturating_duration_since(began);
+        if took > SLOW {
+            self.size = (self.size / 2).max(LEAST);
+        } else if took < QUICK && succeeded {
+            self.size = (self.size * 2).min(MOST);
+        }
+        self.flows_since = match (succeeded, self.flows_since) {
+            (true, since) => since.or(Some(now)),
+            (false, _) => None,
+        };
+    }
+
+    /// Whether who came then has waited too long for a call that could have been made.
+    pub(super) fn is_overdue(&self, came_at: Instant, now: Instant) -> bool {
+        self.flows_since
+            .is_some_and(|since| now.saturating_duration_since(since.max(came_at)) > PATIENCE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_calls_get_smaller_and_quick_ones_larger_again() {
+        let mut window = Window::default();
+        let now = Instant::now();
+        let (slow, quick) = (now - 2 * SLOW, now - QUICK / 2);
+        window.note(quick, now, true);
+        assert_eq!(window.size(), MOST);
+        window.note(slow, now, true);
+        assert_eq!(window.size(), MOST / 2);
+        for _ in 0..10 {
+            window.note(slow, now, false);
+        }
+        assert_eq!(window.size(), LEAST);
+        window.note(quick, now, false);
+        assert_eq!(window.size(), LEAST);
+        for _ in 0..10 {
+            window.note(quick, now, true);
+        }
+        assert_eq!(window.size(), MOST);
+    }
+
+    #[test]
+    fn time_counts_only_while_calls_go_well() {
+        let mut window = Window::default();
+        let came_at = Instant::now();
+        let now = came_at + 2 * PATIENCE;
+        assert!(!window.is_overdue(came_at, now));
+        window.note(now, now, true);
+        assert!(!window.is_overdue(came_at, now + PATIENCE));
+        let later = now + PATIENCE + Duration::from_millis(1);
+        assert!(window.is_overdue(came_at, later));
+        assert!(!window.is_overdue(later, later));
+        window.note(later, later, false);
+        assert!(!window.is_overdue(came_at, later + PATIENCE));
+    }
+}
