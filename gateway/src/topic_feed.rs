@@ -290,15 +290,17 @@ impl TopicFeed {
 
     /// Those who wait in vain: there is more to send than can be sent.
     fn refuse_the_overdue(&mut self, now: Instant) {
-        let waiting = std::mem::take(&mut self.outgoing);
-        for outgoing in waiting {
-            let is_overdue = self.window.is_overdue(outgoing.came_at, now)
-                && !is_told(&outgoing, &self.audience, &self.recent);
-            if is_overdue {
-                outgoing.fail_unavailable();
+        let is_overdue = |first: &mut Outgoing| self.window.is_overdue(first.came_at, now);
+        let mut told = VecDeque::new();
+        while let Some(first) = self.outgoing.pop_front_if(is_overdue) {
+            if is_told(&first, &self.audience, &self.recent) {
+                told.push_back(first);
             } else {
-                self.outgoing.push_back(outgoing);
+                first.fail_unavailable();
             }
+        }
+        for one in told.into_iter().rev() {
+            self.outgoing.push_front(one);
         }
     }
 

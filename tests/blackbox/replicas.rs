@@ -3,10 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::{join, join_all};
 use proto::message::v1::outgoing_message::Stamp;
 use proto::message::v1::{Entry, OutgoingMessage, SendMessageRequest, Visibility, entry::Kind};
@@ -23,6 +25,7 @@ use tokio::time::{sleep, timeout};
 cases! {
     Cluster:
         four_processes_make_one_log_while_they_are_killed,
+        long_a_race_without_the_head_condition_is_found_out,
         thorough_four_processes_make_one_log_twenty_times;
 }
 
@@ -44,9 +47,10 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(store: &str, capacity: u32) -> Self {
+    async fn start(store: &str, capacity: u32, sabotage: Option<&'static str>) -> Self {
         let options = Options {
             store: Some(store.to_owned()),
+            sabotage,
             ..Options::default()
         }
         .with("message.segment_capacity", capacity);
@@ -139,13 +143,13 @@ async fn write(
     sent
 }
 
-async fn race(seed: u64) {
+async fn race(seed: u64, sabotage: Option<&'static str>) {
     println!("DRIVERS_TEST_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let store = cassandra::shared_url(&cassandra::new_keyspace());
     let mut replicas = Vec::new();
     for capacity in CAPACITIES {
-        replicas.push(Replica::start(&store, capacity).await);
+        replicas.push(Replica::start(&store, capacity, sabotage).await);
     }
     let mut users = Vec::new();
     for _ in 0..WRITERS {
@@ -206,11 +210,37 @@ async fn race(seed: u64) {
 
 async fn four_processes_make_one_log_while_they_are_killed(_: World) {
     let seed = std::env::var("DRIVERS_TEST_SEED");
-    race(seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap())).await;
+    race(
+        seed.map_or_else(|_| rand::random(), |seed| seed.parse().unwrap()),
+        None,
+    )
+    .await;
+}
+
+/// What the race finds where nothing but the condition is missing.
+async fn long_a_race_without_the_head_condition_is_found_out(_: World) {
+    let race = race(rand::random(), Some("skip_head_condition"));
+    let Err(found) = AssertUnwindSafe(race).catch_unwind().await else {
+        panic!("a log that anybody overwrites was taken for whole");
+    };
+    let found = found.downcast::<String>().unwrap();
+    println!("found: {found}");
+    let of_the_log = [
+        "a hole",
+        "two answers",
+        "the retry of",
+        "out of order",
+        "lost",
+        "left",
+    ];
+    assert!(
+        of_the_log.iter().any(|sign| found.contains(sign)),
+        "{found}"
+    );
 }
 
 async fn thorough_four_processes_make_one_log_twenty_times(_: World) {
     for _ in 0..20 {
-        race(rand::random()).await;
+        race(rand::random(), None).await;
     }
 }

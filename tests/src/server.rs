@@ -65,6 +65,8 @@ pub struct Options {
     pub seed_file: Option<String>,
     /// Whether rate limits are on; off unless said.
     pub rate_limits: bool,
+    /// A bug that is planted, into [`sabotaged_binary`].
+    pub sabotage: Option<&'static str>,
 }
 
 impl Options {
@@ -182,6 +184,17 @@ pub(crate) fn free_port() -> SocketAddr {
     panic!("no free port");
 }
 
+/// The one into which bugs can be planted: `DRIVERS_SABOTAGE_BIN`.
+///
+/// # Panics
+/// The variable is not set.
+#[must_use]
+pub fn sabotaged_binary() -> PathBuf {
+    std::env::var_os("DRIVERS_SABOTAGE_BIN")
+        .expect("DRIVERS_SABOTAGE_BIN names a `drivers` built with the feature `sabotage`")
+        .into()
+}
+
 /// The binary under test: `DRIVERS_BIN`, or the one that was built beside the tests.
 #[must_use]
 pub fn binary() -> PathBuf {
@@ -271,7 +284,14 @@ impl Server {
         };
         let log = folder.file(&format!("log-{start}"));
         let output = fs::File::create(&log).unwrap();
-        let mut command = Command::new(binary());
+        let program = match options.sabotage {
+            None => binary(),
+            Some(_) => sabotaged_binary(),
+        };
+        let mut command = Command::new(&program);
+        if let Some(bug) = options.sabotage {
+            command.env("DRIVERS_SABOTAGE", bug);
+        }
         let store = options
             .store
             .clone()
@@ -330,7 +350,7 @@ impl Server {
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary().display()));
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         watcher::started(child.id(), folder.root.path());
         let pid = Pid::from_child(&child);
         let server = Self {

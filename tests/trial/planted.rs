@@ -2,11 +2,11 @@
 //! one nothing is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial as Case};
 use tests::checker::Kind;
+use tests::server::sabotaged_binary;
 
 use crate::nemesis::{Plan, Way};
 use crate::run::{Trial, expect_none, run};
@@ -126,19 +126,12 @@ pub(crate) fn cases() -> Vec<Case> {
     bugs.chain(sound).collect()
 }
 
-/// The `drivers` that bugs can be planted into.
-fn program() -> PathBuf {
-    std::env::var_os("DRIVERS_SABOTAGE_BIN")
-        .expect("DRIVERS_SABOTAGE_BIN names a `drivers` built with the feature `sabotage`")
-        .into()
-}
-
 async fn stack(planted: &Planted, is_bug: bool) -> Stack {
     let mut names = Vec::new();
     names.extend(is_bug.then_some(planted.name));
     names.extend(planted.unsure.then_some("unsure"));
     Stack::standalone(Options {
-        program: program(),
+        program: sabotaged_binary(),
         bus: planted.bus.into(),
         sabotage: names.join(","),
     })

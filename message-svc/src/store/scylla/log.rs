@@ -62,6 +62,8 @@ pub(super) struct Log {
     begin: Conditional,
     advance: Conditional,
     insert: Write,
+    #[cfg(feature = "sabotage")]
+    always: Conditional,
 }
 
 impl Log {
@@ -102,6 +104,13 @@ impl Log {
                 .write(
                     "log_insert",
                     &format!("INSERT INTO message_log (segment, {ENTRY_COLUMNS}) VALUES (?{markers})"),
+                )
+                .await?,
+            #[cfg(feature = "sabotage")]
+            always: cql
+                .conditional(
+                    "log_always",
+                    "UPDATE message_log SET topic_id = ?, first_seq = ?, capacity = ?, head = ? WHERE segment = ? IF head != -1",
                 )
                 .await?,
             cql: cql.clone(),
@@ -236,6 +245,11 @@ impl LogStore for ScyllaStore {
             Part::If(&log.begin, &begin)
         } else {
             Part::If(&log.advance, &advance)
+        };
+        #[cfg(feature = "sabotage")]
+        let condition = match chassis::sabotage::is("skip_head_condition") {
+            true => Part::If(&log.always, &begin),
+            false => condition,
         };
         let rows = rows.iter().map(|row| Part::Also(&log.insert, row));
         let parts: Vec<Part<'_>> = std::iter::once(condition).chain(rows).collect();
