@@ -11,6 +11,8 @@ use crate::rig::{Rig, message, number_of, percentile, send};
 /// So many sends a second come in, whatever becomes of those before.
 const RATE: u32 = 100;
 const SPAN: Duration = Duration::from_secs(30);
+/// What the database compacts after the filling is no part of a restart.
+const REST: Duration = Duration::from_secs(60);
 
 pub(crate) async fn many_topics(rig: &Rig) {
     let count = number_of("DRIVERS_BENCH_TOPICS", 10_000);
@@ -35,6 +37,7 @@ pub(crate) async fn many_topics(rig: &Rig) {
         begun.elapsed()
     );
     drop(log);
+    tokio::time::sleep(REST).await;
 
     for rate in [RATE, RATE * 4] {
         let log = rig.log().await;
@@ -61,7 +64,7 @@ pub(crate) async fn many_topics(rig: &Rig) {
             .collect();
         let mut all: Vec<Duration> = latencies.into_iter().map(|(_, latency)| latency).collect();
         println!(
-            "  a new log, {rate} sends/s over all of them: first second p99 {:.0?}, {} s p50 {:.1?} p99 {:.0?} longest {:.0?}, target below 2 s",
+            "  a new log, {rate} sends/s over all of them: first second p99 {:.2?}, {} s p50 {:.2?} p99 {:.2?} longest {:.2?}, target below 2 s",
             percentile(&mut first, 0.99),
             SPAN.as_secs(),
             percentile(&mut all, 0.5),
