@@ -9,9 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chassis::bus::misbehaving::Misbehaviour;
+use chassis::{bus::misbehaving::Misbehaviour, id::TopicId};
 
-use self::stage::{Stage, Trouble, message, topic};
+use self::stage::{Socket, Stage, Trouble, message, topic};
 
 const HEALED: Duration = Duration::from_secs(5);
 
@@ -250,17 +250,23 @@ async fn who_is_joined_late_is_given_what_he_missed_and_who_is_removed_hears_no_
     stage.end().await;
 }
 
-#[tokio::test]
-async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it_can() {
-    let stage = Stage::new(calm());
+/// Somebody who has become a member of a topic that can't be opened, and what was said there.
+async fn joined_in_the_dark(stage: &Stage) -> (Socket, TopicId) {
     let other = stage.log.open_topic(2);
-    let mut listener = stage.sign_in(1).await;
+    let listener = stage.sign_in(1).await;
     stage.log.heads_are_away(true);
     stage.log.join(1, other);
     stage
         .until(HEALED, || stage.is_member(&listener, other))
         .await;
     stage.log.append_elsewhere(other, 9, "in the dark");
+    (listener, other)
+}
+
+#[tokio::test]
+async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it_can() {
+    let stage = Stage::new(calm());
+    let (mut listener, _) = joined_in_the_dark(&stage).await;
     // Longer than anybody waits for an answer.
     tokio::time::sleep(Duration::from_secs(6)).await;
     stage.log.heads_are_away(false);
@@ -271,14 +277,7 @@ async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it
 #[tokio::test]
 async fn who_leaves_while_he_waits_to_listen_hears_nothing() {
     let stage = Stage::new(calm());
-    let other = stage.log.open_topic(2);
-    let mut listener = stage.sign_in(1).await;
-    stage.log.heads_are_away(true);
-    stage.log.join(1, other);
-    stage
-        .until(HEALED, || stage.is_member(&listener, other))
-        .await;
-    stage.log.append_elsewhere(other, 9, "in the dark");
+    let (mut listener, other) = joined_in_the_dark(&stage).await;
     stage.log.leave(1, other);
     stage
         .until(HEALED, || !stage.is_member(&listener, other))

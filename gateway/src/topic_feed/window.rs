@@ -38,8 +38,8 @@ impl Window {
         self.size
     }
 
-    /// Notes how a call went that has just ended. One that failed says nothing of what there
-    /// is to do: a service may be away.
+    /// Notes how a call went that has just ended. One that failed at once says nothing of how
+    /// much there is to do: a service may be away.
     pub(super) fn note(&mut self, began: Instant, now: Instant, succeeded: bool) {
         let took = now.saturating_duration_since(began);
         if took > SLOW {
