@@ -6,13 +6,11 @@ use chassis::id::TopicId;
 use futures::{StreamExt as _, stream};
 use rand::RngExt as _;
 
-use crate::rig::{Rig, message, number_of, percentile, send};
+use crate::rig::{REST, Rig, message, number_of, percentile, send};
 
 /// So many sends a second come in, whatever becomes of those before.
 const RATE: u32 = 100;
 const SPAN: Duration = Duration::from_secs(30);
-/// What the database compacts after the filling is no part of a restart.
-const REST: Duration = Duration::from_secs(60);
 
 pub(crate) async fn many_topics(rig: &Rig) {
     let count = number_of("DRIVERS_BENCH_TOPICS", 10_000);

@@ -90,6 +90,9 @@ pub(crate) fn log_over(store: Arc<dyn LogStore>) -> Log {
     )
 }
 
+/// What the database compacts after a filling is no part of what is measured then.
+pub(crate) const REST: Duration = Duration::from_secs(60);
+
 /// A body of 160 bytes, as in the raw rows.
 pub(crate) const BODY: &str = "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789";
 

@@ -87,24 +87,53 @@ impl Log {
         start: Option<Seq>,
         limit: usize,
     ) -> Result<Vec<Placed>, StoreError> {
+        // Entries that are there need no head to say so.
+        if let Some(start) = start
+            && let Some(page) = self.down_from(topic, start, limit, Sure::No).await?
+        {
+            return Ok(page);
+        }
+        let heads = self.shared.store.heads(&[topic]).await?;
+        let head = heads.first().copied().unwrap_or(Seq::ZERO);
+        let start = start.map_or(head, |start| start.min(head));
+        let page = self.down_from(topic, start, limit, Sure::Yes).await?;
+        page.ok_or_else(|| {
+            StoreError::Damaged(format!(
+                "topic {topic} has seq {start} beyond its last segment"
+            ))
+        })
+    }
+
+    /// Up to `limit` entries from `seq` down. `None` if there is no such entry, or none
+    /// that is seen yet.
+    async fn down_from(
+        &self,
+        topic: TopicId,
+        mut seq: Seq,
+        limit: usize,
+        mut sure: Sure,
+    ) -> Result<Option<Vec<Placed>>, StoreError> {
         let store = self.shared.store.as_ref();
-        let head = store.heads(&[topic]).await?.first().copied();
-        let head = head.unwrap_or(Seq::ZERO);
-        let mut seq = start.map_or(head, |start| start.min(head));
         let mut page = Vec::new();
         while page.len() < limit && seq > Seq::ZERO {
             let Some(segment) = store.segment_at(topic, seq).await? else {
                 break;
             };
             let Some(last) = segment.slot(seq) else {
-                return Err(StoreError::Damaged(format!(
-                    "topic {topic} has seq {seq} beyond its last segment"
-                )));
+                return Ok(None);
             };
             let wanted = u32::try_from(limit - page.len()).unwrap_or(u32::MAX);
             let from = (last + 1).saturating_sub(wanted);
-            let read = |slots| store.read(&segment, slots);
-            let entries = read_whole(&segment, from..last + 1, read).await?;
+            let slots = from..last + 1;
+            let entries = match sure {
+                Sure::Yes => {
+                    read_whole(&segment, slots, |slots| store.read(&segment, slots)).await?
+                }
+                Sure::No => store.read(&segment, slots).await?,
+            };
+            if entries.len() <= (last - from) as usize {
+                return Ok(None);
+            }
             let mut placed: VecDeque<Placed> = (from..)
                 .zip(entries)
                 .filter_map(|(slot, entry)| place(&segment, slot, entry))
@@ -113,9 +142,18 @@ impl Log {
                 page.push(entry);
             }
             seq = Seq::new(segment.seq(from).get() - 1);
+            // One entry that is there shows that all before it are.
+            sure = Sure::Yes;
         }
-        Ok(page)
+        Ok(Some(page))
     }
+}
+
+/// Whether an entry is known to be written.
+#[derive(Clone, Copy)]
+enum Sure {
+    Yes,
+    No,
 }
 
 /// How often slots that must be there are looked for, and how long apart.

@@ -515,7 +515,15 @@ fn pages_read_forward_and_backward_across_segments() {
             seqs(Direction::Backward, Some(20), 20).await,
             (1..=20).rev().collect::<Vec<_>>()
         );
+        assert_eq!(
+            house.store.head_reads.load(Relaxed),
+            1,
+            "only who starts at the newest entry asks for it"
+        );
         assert_eq!(seqs(Direction::Backward, Some(999), 2).await, [50, 49]);
+        assert_eq!(seqs(Direction::Backward, Some(51), 2).await, [50, 49]);
+        assert_eq!(seqs(Direction::Backward, Some(50), 2).await, [50, 49]);
+        assert_eq!(seqs(Direction::Backward, Some(0), 2).await, [0; 0]);
         let nowhere = TopicId::new(77).unwrap();
         assert_eq!(
             log.page(nowhere, Direction::Backward, None, 5)

@@ -41,6 +41,7 @@ pub(crate) struct Memory {
     pub(crate) appends: AtomicUsize,
     pub(crate) entry_reads: AtomicUsize,
     pub(crate) stamp_reads: AtomicUsize,
+    pub(crate) head_reads: AtomicUsize,
     /// Milliseconds that a read takes.
     pub(crate) read_ms: AtomicUsize,
     /// An append of more entries than this is refused, as one that is too large.
@@ -237,6 +238,7 @@ impl LogStore for Memory {
     }
 
     async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError> {
+        self.head_reads.fetch_add(1, Relaxed);
         let state = self.state();
         Ok(topics
             .iter()
