@@ -556,7 +556,8 @@ impl TopicFeed {
                 }
             }
         }
-        let succeeded = again.is_empty();
+        // One message whose outcome stays open for a while holds up nobody else's.
+        let succeeded = again.is_empty() || !verdicts.is_empty();
         again.append(&mut self.outgoing);
         self.outgoing = again;
         for (outgoing, verdict) in verdicts.into_iter().rev() {

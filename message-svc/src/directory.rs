@@ -22,7 +22,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use self::known::Known;
 use crate::{
     error::Error,
-    log::Admission,
+    log::{ADMITTED_FOR, Admission},
     store::{
         DirectoryStore, Joined, LogStore, MAX_MEMBERSHIPS, Membership, NewTopic, Room, Topic,
         TopicChange, Visibility,
@@ -82,6 +82,7 @@ pub struct Directory {
     announcer: Arc<dyn MembershipAnnouncer>,
     known_topics: Known<TopicId, Arc<Topic>>,
     known_members: Known<(TopicId, UserId), ()>,
+    kept_for: Duration,
 }
 
 impl Directory {
@@ -98,6 +99,7 @@ impl Directory {
             announcer,
             known_topics: Known::new(limits.topics, limits.kept_for),
             known_members: Known::new(limits.memberships, limits.kept_for),
+            kept_for: limits.kept_for,
         }
     }
 
@@ -393,12 +395,33 @@ impl Admission for Directory {
         if known.is_some_and(|known| !known.closed) && self.is_known_member(topic, owner).await? {
             return Ok(());
         }
+        match self.admit_as_read(topic, owner).await {
+            Err(Error::TopicClosed | Error::NotAMember)
+                if self.is_unsettled(topic, owner).await? =>
+            {
+                Err(Error::OutcomeUnknown)
+            }
+            answer => answer,
+        }
+    }
+}
+
+impl Directory {
+    async fn admit_as_read(&self, topic: TopicId, owner: UserId) -> Result<(), Error> {
         let topic = self.topic(topic).await?;
         if topic.closed {
             return Err(Error::TopicClosed);
         }
         self.join_as_read(&topic, owner, Asker::Person).await?;
         Ok(())
+    }
+
+    /// Whether another replica may still append what it let in before the last change.
+    async fn is_unsettled(&self, topic: TopicId, owner: UserId) -> Result<bool, Error> {
+        let changed_ms = self.store.changed_ms(topic, owner).await?;
+        let admitted_for = self.kept_for + ADMITTED_FOR;
+        let admitted_for = i64::try_from(admitted_for.as_millis()).unwrap_or(i64::MAX);
+        Ok(now_ms() < changed_ms.saturating_add(admitted_for))
     }
 }
 

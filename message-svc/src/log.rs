@@ -63,12 +63,18 @@ pub struct Sent {
 /// a message that is in the log need not.
 #[async_trait]
 pub trait Admission: Send + Sync + 'static {
-    /// Lets `owner` post to `topic`, making him a member where posting joins.
+    /// Lets `owner` post to `topic`, making him a member where posting joins; whoever is
+    /// let in may have what he sends appended for [`ADMITTED_FOR`].
     ///
     /// # Errors
-    /// `TopicNotFound`, `TopicClosed`, `NotAMember`, `MembershipsFull`, `Store`.
+    /// `TopicNotFound`, `TopicClosed`, `NotAMember`, `MembershipsFull`, `Store`;
+    /// `OutcomeUnknown` while something may still be appended that he was let in with
+    /// elsewhere, before he would have been refused.
     async fn admit(&self, topic: TopicId, owner: UserId) -> Result<(), Error>;
 }
+
+/// How old an admission may be when an append begins that rests on it.
+pub const ADMITTED_FOR: Duration = Duration::from_secs(2);
 
 /// Hears of what was appended.
 pub trait Announcer: Send + Sync + 'static {

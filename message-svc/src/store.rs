@@ -312,6 +312,10 @@ pub trait DirectoryStore: Send + Sync + 'static {
     /// The version of each user's memberships, in the order asked; 0 when never enrolled.
     /// Grows with each change, and is at least 1 from the enrolment or the first join on.
     async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError>;
+    /// When the topic, or the memberships of the user, were changed last, in milliseconds
+    /// since the Unix epoch, plus the longest time that a write may take that was begun
+    /// before that; 0 if they are as they were made, or all who write are in this process.
+    async fn changed_ms(&self, topic: TopicId, user: UserId) -> Result<i64, StoreError>;
     /// Up to `limit` members of a topic behind `after`, by ascending user id.
     async fn members(
         &self,

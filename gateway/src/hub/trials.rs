@@ -125,6 +125,25 @@ async fn a_services_absence_is_bridged_and_the_order_kept() {
 }
 
 #[tokio::test]
+async fn a_message_whose_outcome_stays_open_holds_up_nobody_elses() {
+    let stage = Stage::new(calm());
+    let mut removed = stage.sign_in(1).await;
+    let mut other = stage.sign_in(2).await;
+    stage.log.keep_open(Some(1));
+    stage.send(&removed, message("open", "x"));
+    let began = Instant::now();
+    for n in 1..=50 {
+        stage.send(&other, message(&format!("s{n}"), "x"));
+        assert_eq!(other.sent(HEALED).await.0, n);
+        assert_eq!(removed.sent(HEALED).await.0, n);
+    }
+    assert!(began.elapsed() < HEALED, "{:?}", began.elapsed());
+    stage.log.keep_open(None);
+    assert_eq!(removed.sent(HEALED).await.0, 51);
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn who_has_waited_long_is_not_kept_waiting_for_who_came_late() {
     let limit = Duration::from_secs(2);
     let stage = Stage::with_send_limit(calm(), limit);

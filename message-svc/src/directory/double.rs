@@ -7,7 +7,7 @@ use std::{
     ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering::SeqCst},
     },
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Double {
     /// Whether every call fails.
     pub(crate) is_away: AtomicBool,
     held: Mutex<Option<Arc<Held>>>,
+    /// What is said of the last change.
+    pub(crate) changed_ms: AtomicI64,
 }
 
 #[derive(Default)]
@@ -237,6 +239,10 @@ impl DirectoryStore for Double {
         let rows = self.state()?.memberships(user).into_iter();
         let rows = rows.filter(|row| after.is_none_or(|after| row.topic > after));
         Ok(rows.take(limit).collect())
+    }
+
+    async fn changed_ms(&self, _: TopicId, _: UserId) -> Result<i64, StoreError> {
+        Ok(self.changed_ms.load(SeqCst))
     }
 
     async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError> {

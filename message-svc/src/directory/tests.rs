@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::sync::Mutex;
+use std::sync::{Mutex, atomic::Ordering::SeqCst};
 
 use super::{double::Double, *};
 use crate::log::trials::Memory;
@@ -298,6 +298,30 @@ async fn a_removed_member_is_refused_at_once() {
 
     house.directory.remove(private, user(1)).await.unwrap();
     assert_eq!(house.heard.take(), []);
+}
+
+#[tokio::test]
+async fn nobody_is_refused_while_what_he_sent_before_may_still_be_appended_elsewhere() {
+    let house = house().await;
+    let private = house.topic(Visibility::Private, false).await;
+    let closed = house.topic(Visibility::Open, false).await;
+    let update = house.directory.update_topic(closed, &closing(true)).await;
+    update.unwrap();
+    let changed = |ago: Duration| {
+        let ago = i64::try_from(ago.as_millis()).unwrap();
+        house.store.changed_ms.store(now_ms() - ago, SeqCst);
+    };
+    let longest = LIMITS.kept_for + ADMITTED_FOR;
+    changed(longest - Duration::from_secs(1));
+    for topic in [private, closed] {
+        let answer = house.directory.admit(topic, user(1)).await;
+        assert!(matches!(answer, Err(Error::OutcomeUnknown)), "{answer:?}");
+    }
+    changed(longest);
+    let answer = house.directory.admit(private, user(1)).await;
+    assert!(matches!(answer, Err(Error::NotAMember)), "{answer:?}");
+    let answer = house.directory.admit(closed, user(1)).await;
+    assert!(matches!(answer, Err(Error::TopicClosed)), "{answer:?}");
 }
 
 #[tokio::test]

@@ -90,6 +90,21 @@ impl Knowledge {
         Ok(())
     }
 
+    /// Reads whatever others have appended since, and knows everything then that was
+    /// decided before.
+    pub(super) async fn refresh(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
+        loop {
+            let tail = (shared.store.load(self.segment.topic).await?).ok_or_else(|| {
+                StoreError::Damaged(format!("topic {} lost its log", self.segment.topic))
+            })?;
+            if tail.segment.id == self.segment.id {
+                return self.catch_up(shared, tail.head).await;
+            }
+            self.catch_up(shared, self.segment.capacity).await?;
+            self.turn_over(shared).await?;
+        }
+    }
+
     /// Takes note of what stands in the slots from the head on.
     pub(super) fn append(
         &mut self,

@@ -1,10 +1,15 @@
 //! How an append whose outcome is not known is decided.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    time::Duration,
+};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use chassis::id::{TopicId, UserId};
+use tokio::time::Instant;
 
-use super::topic::Waiting;
+use super::{ADMITTED_FOR, Admission, topic::Waiting};
 use crate::{
     entry::{Entry, Segment},
     store::{AppendError, Appended, LogStore},
@@ -29,18 +34,30 @@ pub(super) enum Settled {
 /// that harmless; then by smaller ones, for the batch itself may be what the
 /// store can't take in time. Once one of them is decided, the head has moved or
 /// is known, and whatever is still under way can no longer apply.
+///
+/// Nothing is sent that rests on too old an admission: its senders are asked for again.
 pub(super) async fn settle(
     store: &dyn LogStore,
     segment: &Segment,
     head: u32,
     entries: &[Entry],
     waiting: &mut VecDeque<Waiting>,
+    mut admitted: Admitted<'_>,
 ) -> Settled {
     let mut unsure = false;
     let mut count = entries.len();
     let settled = loop {
         let batch = entries.get(..count).unwrap_or(entries);
-        match try_batch(store, segment, head, batch, waiting, &mut unsure).await {
+        let tried = try_batch(
+            store,
+            segment,
+            head,
+            batch,
+            waiting,
+            &mut admitted,
+            &mut unsure,
+        );
+        match tried.await {
             #[cfg(feature = "sabotage")]
             _ if unsure && chassis::sabotage::is("unknown_is_refused") => {
                 break Settled::Unknown(String::new());
@@ -50,7 +67,9 @@ pub(super) async fn settle(
             Err(AppendError::Unavailable(why)) => break Settled::Unavailable(why),
             Err(AppendError::Refused(why)) if count == 1 => break Settled::Refused(why),
             Err(AppendError::Unknown(why))
-                if count == 1 || waiting.iter().all(Waiting::is_abandoned) =>
+                if count == 1
+                    || !admitted.holds(waiting).await
+                    || waiting.iter().all(Waiting::is_abandoned) =>
             {
                 break Settled::Unknown(why);
             }
@@ -77,6 +96,7 @@ async fn try_batch(
     head: u32,
     batch: &[Entry],
     waiting: &mut VecDeque<Waiting>,
+    admitted: &mut Admitted<'_>,
     unsure: &mut bool,
 ) -> Result<Appended, AppendError> {
     let mut pauses = settling_pauses().build();
@@ -101,6 +121,34 @@ async fn try_batch(
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Err(error),
         }
+        if !admitted.holds(waiting).await {
+            return Err(error);
+        }
+    }
+}
+
+/// That the senders of a batch may post.
+pub(super) struct Admitted<'a> {
+    pub(super) admission: &'a dyn Admission,
+    pub(super) topic: TopicId,
+    pub(super) until: Instant,
+}
+
+impl Admitted<'_> {
+    /// Whether they may still, or again.
+    async fn holds(&mut self, waiting: &VecDeque<Waiting>) -> bool {
+        let now = Instant::now();
+        if now < self.until {
+            return true;
+        }
+        let senders: HashSet<UserId> = waiting.iter().map(|one| one.owner.id).collect();
+        for sender in senders {
+            if self.admission.admit(self.topic, sender).await.is_err() {
+                return false;
+            }
+        }
+        self.until = now + ADMITTED_FOR;
+        true
     }
 }
 

@@ -489,6 +489,60 @@ fn a_full_queue_refuses_and_a_deadline_passes_in_it() {
 }
 
 #[test]
+fn what_another_appended_before_its_sender_was_removed_is_no_refusal() {
+    run(async {
+        let house = House::new(8);
+        let (one, other) = (house.log(), house.log());
+        for round in 0..20 {
+            // The other's knowledge is from before.
+            let stamp = format!("other {round}");
+            send(&other, message(2, &stamp, "x")).await.unwrap();
+            // Up to as many as fill a segment and begin the next.
+            let count = round % 10 + 1;
+            let call: Vec<_> = (0..count)
+                .map(|n| message(1, &format!("{round} {n}"), "x"))
+                .collect();
+            let first = one.send(topic(), call.clone(), soon()).await;
+            let removed = UserId::new(1).unwrap();
+            house.doorman.refuses.lock().unwrap().insert(removed);
+            let never_sent = message(1, &format!("{round} never"), "x");
+            let refused = send(&other, never_sent).await;
+            assert!(matches!(refused, Err(Error::NotAMember)), "{refused:?}");
+            let again = other.send(topic(), call, soon()).await;
+            for (first, again) in first.iter().zip(&again) {
+                let (first, again) = (first.as_ref().unwrap(), again.as_ref().unwrap());
+                assert_eq!((first.placed.id, again.duplicate), (again.placed.id, true));
+            }
+            house.doorman.refuses.lock().unwrap().clear();
+        }
+        assert_whole(&house.store.log(topic()));
+    });
+}
+
+#[test]
+fn an_append_that_goes_on_for_long_stops_when_its_sender_is_removed() {
+    run(async {
+        let house = House::new(8);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        let appends = &house.store.appends;
+        let before = appends.load(Relaxed);
+        house.store.fail([Fault::Lost; 64]);
+        house.store.append_ms.store(1_500, Relaxed);
+        let removal = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let removed = UserId::new(1).unwrap();
+            house.doorman.refuses.lock().unwrap().insert(removed);
+        };
+        let sending = send(&log, message(1, "late", "x"));
+        let (sent, ()) = futures::future::join(sending, removal).await;
+        assert!(matches!(sent, Err(Error::OutcomeUnknown)), "{sent:?}");
+        // A third would begin after three seconds.
+        assert_eq!(appends.load(Relaxed) - before, 2);
+    });
+}
+
+#[test]
 fn pages_read_forward_and_backward_across_segments() {
     run(async {
         let house = House::new(8);

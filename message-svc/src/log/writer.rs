@@ -1,23 +1,23 @@
 //! How a batch gets into the log.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map},
     sync::Arc,
-    time::Instant,
 };
 
 use chassis::{
     clock::now_ms,
     id::{TopicId, UserId},
 };
+use tokio::time::Instant;
 
 #[cfg(feature = "sabotage")]
 use super::sabotage;
 use super::{
-    Sent, Shared,
+    ADMITTED_FOR, Sent, Shared,
     knowledge::Knowledge,
     lookup::LookedUp,
-    settle::{Settled, settle},
+    settle::{self, Settled, settle},
     topic::{Waiting, late},
 };
 use crate::{
@@ -56,10 +56,37 @@ pub(super) async fn write(
     Some(knowledge)
 }
 
-/// What was asked for a batch, and holds for all of it.
+/// What was asked for a batch.
 struct Asked<'a> {
-    admitted: HashMap<UserId, Result<(), Error>>,
+    admitted: HashMap<UserId, Admitted>,
     looked_up: &'a mut LookedUp,
+}
+
+/// Whether somebody may post.
+struct Admitted {
+    verdict: Result<(), Error>,
+    /// Until when something may be appended by it.
+    until: Instant,
+    /// Everything is known that was appended before the verdict.
+    is_behind_all: bool,
+}
+
+impl Asked<'_> {
+    /// Asks for somebody, unless he was asked for and that holds still.
+    async fn admit(&mut self, shared: &Shared, topic: TopicId, owner: UserId) -> &Admitted {
+        let now = Instant::now();
+        match self.admitted.entry(owner) {
+            hash_map::Entry::Occupied(known) if now < known.get().until => known.into_mut(),
+            entry => {
+                let fresh = Admitted {
+                    verdict: shared.admission.admit(topic, owner).await,
+                    until: now + ADMITTED_FOR,
+                    is_behind_all: false,
+                };
+                entry.insert_entry(fresh).into_mut()
+            }
+        }
+    }
 }
 
 /// Answers a batch of which nothing more can be done.
@@ -100,11 +127,18 @@ async fn write_run(
             break;
         }
         let verdict = judge(shared, knowledge, asked, waiting, batch).await?;
+        if let Verdict::Refused = verdict {
+            if run.entries.is_empty() {
+                return catch_up_with_refusals(shared, knowledge, asked, batch).await;
+            }
+            break;
+        }
         let Some(waiting) = batch.pop_front() else {
             break;
         };
         match verdict {
-            Verdict::New => run.push(waiting),
+            Verdict::Refused => {}
+            Verdict::New(until) => run.push(waiting, until),
             Verdict::Answer(result) => waiting.answer(result),
             Verdict::Written(sent) => {
                 shared
@@ -117,11 +151,16 @@ async fn write_run(
     let Run {
         entries,
         mut waiting,
+        until,
         ..
     } = run;
-    if entries.is_empty() {
+    // Too old an admission is asked for again.
+    if entries.is_empty() || Instant::now() >= until {
+        waiting.append(batch);
+        *batch = waiting;
         return Ok(());
     }
+    let topic = knowledge.segment.topic;
     #[cfg(feature = "sabotage")]
     sabotage::before_the_append(shared, knowledge, &entries, &mut waiting);
     let settled = settle(
@@ -130,6 +169,11 @@ async fn write_run(
         knowledge.head,
         &entries,
         &mut waiting,
+        settle::Admitted {
+            admission: shared.admission.as_ref(),
+            topic,
+            until,
+        },
     )
     .await;
     let outcome = match settled {
@@ -175,6 +219,8 @@ struct Run {
     room: usize,
     bytes_left: usize,
     sent_at_ms: i64,
+    /// Until when these may be appended.
+    until: Instant,
 }
 
 impl Run {
@@ -186,6 +232,7 @@ impl Run {
             room: slots.min(shared.config.batch_entries),
             bytes_left: shared.config.batch_bytes,
             sent_at_ms: now_ms().max(knowledge.last_sent_at_ms),
+            until: Instant::now() + ADMITTED_FOR,
         }
     }
 
@@ -198,18 +245,41 @@ impl Run {
             && !self.entries.iter().any(twin)
     }
 
-    fn push(&mut self, waiting: Waiting) {
+    fn push(&mut self, waiting: Waiting, until: Instant) {
         let entry = entry(&waiting, self.sent_at_ms);
         #[cfg(feature = "sabotage")]
         let entry = sabotage::back_in_time(entry);
         self.bytes_left = self.bytes_left.saturating_sub(entry.weight());
         self.entries.push(entry);
         self.waiting.push_back(waiting);
+        self.until = self.until.min(until);
     }
 }
 
+/// Asks for all senders of a batch of whom one is refused, and then reads what others have
+/// appended up to then: whose message is in the log already is not refused.
+async fn catch_up_with_refusals(
+    shared: &Arc<Shared>,
+    knowledge: &mut Knowledge,
+    asked: &mut Asked<'_>,
+    batch: &VecDeque<Waiting>,
+) -> Result<(), StoreError> {
+    for waiting in batch {
+        let topic = knowledge.segment.topic;
+        asked.admit(shared, topic, waiting.owner.id).await;
+    }
+    knowledge.refresh(shared).await?;
+    for admitted in asked.admitted.values_mut() {
+        admitted.is_behind_all = true;
+    }
+    Ok(())
+}
+
 enum Verdict {
-    New,
+    /// It may be appended until then.
+    New(Instant),
+    /// It is refused, if it is not in the log by now.
+    Refused,
     /// It is in the log by an append of ours whose outcome was not known.
     Written(Sent),
     Answer(Result<Sent, Error>),
@@ -244,28 +314,23 @@ async fn judge(
             }))
         });
     }
-    if !waiting.tried && waiting.deadline <= Instant::now() {
+    if !waiting.tried && waiting.deadline <= std::time::Instant::now() {
         return Ok(Verdict::Answer(Err(late())));
     }
-    let verdict = match asked.admitted.get(&owner) {
-        Some(known) => known.clone(),
-        None => {
-            let fresh = shared.admission.admit(knowledge.segment.topic, owner).await;
-            asked.admitted.insert(owner, fresh.clone());
-            fresh
-        }
-    };
-    match verdict {
+    let admitted = asked.admit(shared, knowledge.segment.topic, owner).await;
+    let until = admitted.until;
+    match &admitted.verdict {
         Ok(()) => {}
-        Err(Error::Store(failed)) => return Err(failed),
-        Err(refused) => return Ok(Verdict::Answer(Err(refused))),
+        Err(Error::Store(failed)) => return Err(failed.clone()),
+        Err(_) if !admitted.is_behind_all => return Ok(Verdict::Refused),
+        Err(refused) => return Ok(Verdict::Answer(Err(refused.clone()))),
     }
     if let Some(id) = waiting.content.reply_to
         && !knowledge.holds(shared.store.as_ref(), id).await?
     {
         return Ok(Verdict::Answer(Err(Error::ReplyNotFound)));
     }
-    Ok(Verdict::New)
+    Ok(Verdict::New(until))
 }
 
 fn entry(waiting: &Waiting, sent_at_ms: i64) -> Entry {

@@ -244,6 +244,7 @@ struct World {
     never_enrolled: HashSet<i64>,
     tokens: HashSet<Vec<u8>>,
     trouble: Option<(Trouble, u32)>,
+    open_of: Option<i64>,
     heads_away: bool,
     message_takes: Duration,
 }
@@ -337,6 +338,11 @@ impl Log {
     }
 
     /// How long each message of a call takes.
+    /// What this user sends stays open.
+    pub(super) fn keep_open(&self, user: Option<i64>) {
+        self.world().open_of = user;
+    }
+
     pub(super) fn each_message_takes(&self, time: Duration) {
         self.world().message_takes = time;
     }
@@ -414,9 +420,14 @@ impl message_server::MessageService for Log {
         let mut published = Vec::new();
         for message in request.messages {
             let owner = users[message.acting_user_index as usize].id.get();
-            let outcome = if matches!(trouble, Some(Trouble::NotStored)) {
+            let failure = match trouble {
+                Some(Trouble::NotStored) => Some(pb::ErrorReason::NotStored),
+                _ if world.open_of == Some(owner) => Some(pb::ErrorReason::OutcomeUnknown),
+                _ => None,
+            };
+            let outcome = if let Some(reason) = failure {
                 pb::send_result::Outcome::Failure(pb::SendFailure {
-                    reason: pb::ErrorReason::NotStored.into(),
+                    reason: reason.into(),
                     ..pb::SendFailure::default()
                 })
             } else {

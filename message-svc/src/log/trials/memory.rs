@@ -44,6 +44,8 @@ pub(crate) struct Memory {
     pub(crate) head_reads: AtomicUsize,
     /// Milliseconds that a read takes.
     pub(crate) read_ms: AtomicUsize,
+    /// Milliseconds that an append takes; 2 unless a trial says so.
+    pub(crate) append_ms: AtomicUsize,
     /// An append of more entries than this is refused, as one that is too large.
     pub(crate) refused_above: AtomicUsize,
     /// An append of more entries than this never gets an answer, and is not applied.
@@ -95,6 +97,7 @@ impl State {
 impl Memory {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
+            append_ms: AtomicUsize::new(2),
             refused_above: AtomicUsize::new(usize::MAX),
             silent_above: AtomicUsize::new(usize::MAX),
             ..Self::default()
@@ -175,7 +178,7 @@ impl LogStore for Memory {
         entries: &[Entry],
     ) -> Result<Appended, AppendError> {
         self.appends.fetch_add(1, Relaxed);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        tokio::time::sleep(Duration::from_millis(self.append_ms.load(Relaxed) as u64)).await;
         let _free = self.hold.read().await;
         if entries.len() > self.refused_above.load(Relaxed) {
             return Err(AppendError::Refused("too large".into()));

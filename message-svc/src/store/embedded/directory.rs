@@ -431,6 +431,10 @@ impl DirectoryStore for EmbeddedStore {
             .collect()
     }
 
+    async fn changed_ms(&self, _: TopicId, _: UserId) -> Result<i64, StoreError> {
+        Ok(0)
+    }
+
     async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError> {
         let users = users.to_vec();
         let versions = self.db.read(move |txn| {

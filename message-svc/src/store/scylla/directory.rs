@@ -28,7 +28,7 @@ use chassis::{
     cql::{Cql, CqlError},
     id::{RoomId, TopicId, UserId},
 };
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, future::try_join, stream};
 use tokio::time::sleep;
 
 use self::{members::Members, memberships::Memberships, rooms::Rooms, topics::Topics};
@@ -46,6 +46,9 @@ const ID_BLOCK: u16 = 1;
 /// How many rows of different partitions are asked for, or written, at a time.
 const AT_ONCE: usize = 16;
 
+/// How much the clocks of machines may differ.
+const MAX_SKEW: Duration = Duration::from_secs(1);
+
 /// How often a change is decided anew when others changed the same meanwhile.
 const TRIES: u32 = 12;
 
@@ -54,6 +57,8 @@ pub(super) struct Directory {
     rooms: Rooms,
     topics: Topics,
     memberships: Memberships,
+    /// Of one request.
+    timeout: Duration,
 }
 
 impl Directory {
@@ -64,6 +69,7 @@ impl Directory {
             rooms: Rooms::open(cql).await?,
             topics: Topics::open(cql).await?,
             memberships: Memberships::open(cql, Members::open(cql).await?).await?,
+            timeout: cql.url().timeout,
         })
     }
 }
@@ -148,6 +154,20 @@ impl DirectoryStore for ScyllaStore {
         self.directory.memberships.page(user, after, limit).await
     }
 
+    async fn changed_ms(&self, topic: TopicId, user: UserId) -> Result<i64, StoreError> {
+        let directory = &self.directory;
+        let (of_topic, of_user) = try_join(
+            directory.topics.changed_ms(topic),
+            directory.memberships.changed_ms(user),
+        )
+        .await?;
+        let longest = directory.timeout + MAX_SKEW;
+        let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+        Ok(of_topic
+            .max(of_user)
+            .map_or(0, |changed| changed.saturating_add(longest)))
+    }
+
     async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError> {
         self.directory.memberships.versions(users).await
     }
@@ -225,6 +245,15 @@ where
     }
     rows.truncate(limit);
     Ok(rows)
+}
+
+/// Version and time of writing, in microseconds, of what can be changed.
+type Written = (i64, i64);
+
+/// When something was changed last, in milliseconds, if it ever was.
+fn changed_ms(written: Option<Written>) -> Option<i64> {
+    let (version, at_us) = written?;
+    (version > 1).then_some(at_us / 1_000)
 }
 
 /// A number of rows, as a statement takes it.

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    AT_ONCE, ChangeId, TRIES, contended,
+    AT_ONCE, ChangeId, TRIES, changed_ms, contended,
     members::{Members, Row},
     pause, rows_at_most,
 };
@@ -34,6 +34,7 @@ pub(super) struct Memberships {
     with_one: Read,
     state: Read,
     state_serial: Read,
+    written: Read,
     one: Read,
     page: Read,
     turns: Turns,
@@ -149,6 +150,14 @@ impl Memberships {
                 .await?,
             state: cql.read("membership_state", &state).await?,
             state_serial: cql.serial_read("membership_state_serial", &state).await?,
+            written: cql
+                .read(
+                    "membership_written",
+                    &format!(
+                        "SELECT version, WRITETIME(version) FROM memberships WHERE user_id = ? AND topic_id = {ALL}"
+                    ),
+                )
+                .await?,
             one: cql
                 .read(
                     "membership",
@@ -338,6 +347,12 @@ impl Memberships {
             };
         }
         Ok(seen)
+    }
+
+    /// When a user's memberships were changed last, if they ever were.
+    pub(super) async fn changed_ms(&self, user: UserId) -> Result<Option<i64>, StoreError> {
+        let written = self.cql.row(&self.written, (user.get(),)).await?;
+        Ok(changed_ms(written))
     }
 
     pub(super) async fn one(

@@ -10,12 +10,13 @@ use std::{
 };
 
 use chassis::{
+    clock::now_ms,
     cql::faults::Fault,
-    id::{Seq, TopicId, UserId},
+    id::{RoomId, Seq, TopicId, UserId},
 };
 
 use crate::store::{
-    DirectoryStore as _, Membership,
+    DirectoryStore as _, Membership, NewTopic, TopicChange, Visibility,
     scylla::{
         ScyllaStore,
         replica::{Replica, fresh, pair},
@@ -77,4 +78,34 @@ async fn check_listings(store: &ScyllaStore, topics: &[i64], users: &[i64]) {
         }
     }
     assert!(expected.is_empty(), "{expected:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_says_when_and_what_was_not_says_nothing() {
+    let (store, _replica) = fresh().await;
+    let longest = (store.directory.timeout + super::MAX_SKEW).as_millis() as i64;
+    store.enrol(user(1), &[membership(1_001, 1)]).await.unwrap();
+    let made = NewTopic {
+        room: RoomId::new(1).unwrap(),
+        title: "a topic".to_owned(),
+        visibility: Visibility::Open,
+        is_default: false,
+        create_time_ms: 1,
+    };
+    let made = store.create_topic(&made).await.unwrap().id;
+    assert_eq!(store.changed_ms(made, user(1)).await.unwrap(), 0);
+
+    let before = now_ms();
+    store.leave(topic(1_001), user(1)).await.unwrap();
+    let left = store.changed_ms(made, user(1)).await.unwrap() - longest;
+    assert!((before - 1..=now_ms() + 1).contains(&left), "{left}");
+    assert_eq!(store.changed_ms(made, user(2)).await.unwrap(), 0);
+
+    let change = TopicChange {
+        closed: Some(true),
+        ..TopicChange::default()
+    };
+    store.update_topic(made, &change).await.unwrap();
+    let closed = store.changed_ms(made, user(2)).await.unwrap() - longest;
+    assert!((left..=now_ms() + 1).contains(&closed), "{closed}");
 }

@@ -10,7 +10,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use moka::sync::Cache;
 use scylla::DeserializeRow;
 
-use super::{AT_ONCE, ChangeId, ID_BLOCK, IDS, TRIES, contended, first_rows, pause, rows_at_most};
+use super::{
+    AT_ONCE, ChangeId, ID_BLOCK, IDS, TRIES, changed_ms, contended, first_rows, pause, rows_at_most,
+};
 use crate::store::{
     FIRST_FREE_ID, MAX_MEMBERSHIPS, NewTopic, StoreError, Topic, TopicChange, Visibility,
 };
@@ -30,6 +32,7 @@ pub(super) struct Topics {
     update: Conditional,
     one: Read,
     one_serial: Read,
+    written: Read,
     page: Read,
     defaults: Read,
     /// Default topics that were seen: they never go, and never cease to be that.
@@ -107,6 +110,12 @@ impl Topics {
                 .await?,
             one: cql.read("topic", SELECT).await?,
             one_serial: cql.serial_read("topic_serial", SELECT).await?,
+            written: cql
+                .read(
+                    "topic_written",
+                    "SELECT version, WRITETIME(version) FROM topics WHERE id = ?",
+                )
+                .await?,
             page: cql
                 .read(
                     "topics_of_room",
@@ -234,6 +243,12 @@ impl Topics {
     pub(super) async fn one(&self, id: TopicId) -> Result<Option<Topic>, StoreError> {
         let row = self.row(&self.one, id).await?;
         row.map(|row| row.topic()).transpose()
+    }
+
+    /// When a topic was changed last, if it ever was.
+    pub(super) async fn changed_ms(&self, id: TopicId) -> Result<Option<i64>, StoreError> {
+        let written = self.cql.row(&self.written, (id.get(),)).await?;
+        Ok(changed_ms(written))
     }
 
     async fn row(&self, read: &Read, id: TopicId) -> Result<Option<TopicRow>, StoreError> {
