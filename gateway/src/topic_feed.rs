@@ -233,7 +233,7 @@ impl TopicFeed {
             Command::Unlisten(id) => self.unlisten(id),
             Command::NotAMember(id) => {
                 self.unlisten(id);
-                self.audience.not_a_member(id);
+                self.audience.not_a_member(id, self.last());
             }
             Command::Send(mut outgoing) => {
                 if self.outgoing.len() >= MAX_OUTGOING {
@@ -453,7 +453,7 @@ impl TopicFeed {
     }
 
     fn unlisten(&mut self, id: SessionId) {
-        self.audience.unlisten(id);
+        self.audience.unlisten(id, self.last());
         self.arriving.withdraw(id);
         if self.audience.is_empty() && self.arriving.is_empty() {
             // Following costs events and heads; whoever comes next opens again.

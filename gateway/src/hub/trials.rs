@@ -228,6 +228,27 @@ async fn what_was_told_over_the_bus_never_fails_when_its_call_does() {
 }
 
 #[tokio::test]
+async fn who_had_his_message_and_was_removed_before_its_answer_is_not_told_again() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let mut other = stage.sign_in(2).await;
+    stage.log.trouble(Trouble::AnswersLost, 1);
+    stage.send(&sender, message("a", "hello"));
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    stage.log.keep_open(Some(1));
+    stage.log.leave(1, topic());
+    let removed = || !stage.is_member(&sender, topic());
+    stage.until(HEALED, removed).await;
+    stage.log.keep_open(None);
+    sender.hears_nothing().await;
+    stage.send(&other, message("b", "and on"));
+    assert_eq!(other.sent(HEALED).await.0, 1);
+    assert_eq!(other.sent(HEALED).await.0, 2);
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);

@@ -21,6 +21,19 @@ pub(super) struct Audience {
     deferred: VecDeque<Deferred>,
     /// Answers to senders of whom it is not known yet whether they listen.
     unclaimed: HashMap<SessionId, Unclaimed>,
+    /// Who listens no more and is connected still, the last to leave last.
+    departed: VecDeque<Departed>,
+}
+
+/// Those who left last that are remembered, for as long as a message of theirs may wait
+/// for its answer. More leave one topic in that time only where it is cleared out.
+const DEPARTED: usize = 1_024;
+
+/// Someone who had the entries behind `since` up to `had` while he listened.
+struct Departed {
+    id: SessionId,
+    since: Seq,
+    had: Seq,
 }
 
 type Unclaimed = BTreeMap<Seq, (Arc<SessionHandle>, Frame)>;
@@ -74,10 +87,17 @@ impl Audience {
 
     /// Whether this session, as a listener, has had the entry, or will.
     pub(super) fn is_told(&self, id: SessionId, seq: Seq) -> bool {
-        match self.listeners.get(&id) {
+        let listens = match self.listeners.get(&id) {
             Some(listener) => seq > listener.since,
             None => self.catch_up_of(id).is_some_and(|one| seq > one.since),
-        }
+        };
+        listens || self.had_before(id, seq)
+    }
+
+    /// Whether this session had the entry while it listened, before it left.
+    fn had_before(&self, id: SessionId, seq: Seq) -> bool {
+        let mut departed = self.departed.iter();
+        departed.any(|one| one.id == id && one.since < seq && seq <= one.had)
     }
 
     /// Whether no answer is open either.
@@ -123,15 +143,30 @@ impl Audience {
         }
     }
 
-    pub(super) fn unlisten(&mut self, id: SessionId) {
-        self.listeners.remove(&id);
-        self.catching_up.retain(|one| one.session.session_id != id);
+    /// The session listens no more; `last` was let out last.
+    pub(super) fn unlisten(&mut self, id: SessionId, last: Seq) {
         self.awaited.remove(&id);
+        let at = (self.catching_up.iter()).position(|one| one.session.session_id == id);
+        let (session, since, had) = if let Some(one) = at.and_then(|at| self.catching_up.remove(at))
+        {
+            (one.session, one.since, one.cursor)
+        } else if let Some(one) = self.listeners.remove(&id) {
+            (one.session, one.since, last)
+        } else {
+            return;
+        };
+        if session.outbox.is_ended() || had <= since {
+            return;
+        }
+        if self.departed.len() >= DEPARTED {
+            self.departed.pop_front();
+        }
+        self.departed.push_back(Departed { id, since, had });
     }
 
     /// The session listens not, whatever was thought: what it waits for is its answer alone.
-    pub(super) fn not_a_member(&mut self, id: SessionId) {
-        self.unlisten(id);
+    pub(super) fn not_a_member(&mut self, id: SessionId, last: Seq) {
+        self.unlisten(id, last);
         for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values() {
             session.outbox.push(&frame);
         }
@@ -181,6 +216,9 @@ impl Audience {
         emitted_at: Seq,
         last: Seq,
     ) -> AnsweredBy {
+        if seq > emitted_at && self.had_before(id, seq) {
+            return AnsweredBy::Feed;
+        }
         let by_feed = if let Some(listener) = self.listeners.get(&id) {
             if seq > last {
                 self.awaited.insert(id, seq);
@@ -320,6 +358,26 @@ mod tests {
         let answered_by = audience.answered_by(id, sent, joined_at, last);
         assert_eq!(answered_by, AnsweredBy::Feed);
         // He emitted it again after that.
+        let answered_by = audience.answered_by(id, sent, last, last);
+        assert_eq!(answered_by, AnsweredBy::Himself);
+    }
+
+    #[test]
+    fn who_had_his_message_and_left_is_not_told_again_whether_he_comes_back_or_not() {
+        let (session, _frames) = session();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [joined_at, sent, last, next] = [1, 2, 3, 4].map(Seq::new);
+        audience.listen(Arc::clone(&session), joined_at, joined_at);
+        audience.unlisten(id, last);
+        for _ in 0..2 {
+            assert!(audience.is_told(id, sent));
+            let answered_by = audience.answered_by(id, sent, joined_at, last);
+            assert_eq!(answered_by, AnsweredBy::Feed);
+            audience.listen(Arc::clone(&session), last, last);
+        }
+        assert!(audience.is_told(id, next));
+        // He emitted it again after he had had it.
         let answered_by = audience.answered_by(id, sent, last, last);
         assert_eq!(answered_by, AnsweredBy::Himself);
     }
