@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use proto::message::v1::{Entry, entry::Kind};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 /// A time; milliseconds since the Unix epoch.
@@ -25,7 +25,7 @@ pub fn now() -> Moment {
 }
 
 /// A message as somebody was shown it, or as it stands in the log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// Its id.
     pub id: i64,
@@ -91,7 +91,7 @@ impl Message {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// The client ended it.
     ByClient,
@@ -100,7 +100,7 @@ pub enum End {
 }
 
 /// One connection of a client that signed in, or tried to.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connection {
     /// Whose it is.
     pub user: i64,
@@ -121,7 +121,7 @@ pub struct Connection {
 }
 
 /// One thing that a client did or saw.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Event {
     /// When.
     pub at: Moment,
@@ -130,7 +130,7 @@ pub struct Event {
 }
 
 /// What a client did or saw.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum What {
     /// It emitted a message.
     Emitted {
@@ -140,7 +140,7 @@ pub enum What {
         stamp: String,
     },
     /// It was shown a message by `sent`.
-    Shown(#[serde(serialize_with = "shared")] Arc<Message>),
+    Shown(#[serde(serialize_with = "shared", deserialize_with = "sole")] Arc<Message>),
     /// It was told that somebody types.
     Typed {
         /// In this topic.
@@ -169,7 +169,7 @@ pub fn body_of(stamp: &str) -> String {
 }
 
 /// A message that an internal service sent for a user, again and again until it was answered.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Call {
     /// The user.
     pub user: i64,
@@ -180,7 +180,7 @@ pub struct Call {
     /// When it was sent first.
     pub began: Moment,
     /// The answer.
-    #[serde(serialize_with = "answer")]
+    #[serde(serialize_with = "answer", deserialize_with = "sole_answer")]
     pub sent: Option<(Moment, Arc<Message>)>,
 }
 
@@ -196,8 +196,19 @@ fn answer<S: Serializer>(
     sent.serialize(serializer)
 }
 
+fn sole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Message>, D::Error> {
+    Message::deserialize(deserializer).map(Arc::new)
+}
+
+fn sole_answer<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<(Moment, Arc<Message>)>, D::Error> {
+    let sent = Option::<(Moment, Message)>::deserialize(deserializer)?;
+    Ok(sent.map(|(at, message)| (at, Arc::new(message))))
+}
+
 /// A user became a member of a topic, or no longer was one, at some time between two.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Membership {
     /// The user.
     pub user: i64,
@@ -212,7 +223,7 @@ pub struct Membership {
 }
 
 /// A token was revoked, at some time between two.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Revocation {
     /// The user.
     pub user: i64,
@@ -225,7 +236,7 @@ pub struct Revocation {
 }
 
 /// Something that was broken, from one time to another, when it answered its clients again.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Fault {
     /// What was done, for example `kill message`.
     pub kind: String,
@@ -242,7 +253,7 @@ pub struct Fault {
 }
 
 /// All of it.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
     /// The connections.
     pub connections: Vec<Connection>,

@@ -2,7 +2,8 @@
 //! checker holds what everybody saw against the log and the promises. And the trial of
 //! the checker, with bugs that are planted.
 //!
-//! `DRIVERS_TEST_SEED` repeats all choices of a run.
+//! `DRIVERS_TEST_SEED` repeats all choices of a run. `DRIVERS_TRIAL_HISTORY` names the file in
+//! which a run left what happened: nothing is done but that the checker looks at it again.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,12 +26,18 @@ mod run;
 mod services;
 mod stack;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed};
+use tests::checker::{Limits, check};
+use tests::history::History;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
+    if let Some(path) = std::env::var_os("DRIVERS_TRIAL_HISTORY") {
+        return look_again(Path::new(&path));
+    }
     // Most of a trial is waiting.
     arguments.test_threads.get_or_insert(3);
     let cases = [
@@ -41,6 +48,21 @@ fn main() -> ExitCode {
         rolling::cases(),
     ];
     libtest_mimic::run(&arguments, cases.into_iter().flatten().collect()).exit_code()
+}
+
+/// Holds a history that was kept against the promises.
+fn look_again(path: &Path) -> ExitCode {
+    let text = std::fs::read_to_string(path).unwrap();
+    let history: History = serde_json::from_str(&text).unwrap();
+    let findings = check(&history, &Limits::default());
+    figures::print(&history, &findings);
+    for violation in &findings.violations {
+        println!("{violation}");
+    }
+    match findings.violations.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// The number that an environment variable holds, if it is set.

@@ -100,6 +100,11 @@ impl Knowledge {
             if tail.segment.id == self.segment.id {
                 return self.catch_up(shared, tail.head).await;
             }
+            if tail.segment.first_seq < self.segment.first_seq {
+                return Err(StoreError::Unavailable(
+                    "a replica of the store does not know the newest segment yet".to_owned(),
+                ));
+            }
             self.catch_up(shared, self.segment.capacity).await?;
             self.turn_over(shared).await?;
         }

@@ -42,7 +42,7 @@ pub(super) async fn settle(
     head: u32,
     entries: &[Entry],
     waiting: &mut VecDeque<Waiting>,
-    mut admitted: Admitted<'_>,
+    mut senders: Senders<'_>,
 ) -> Settled {
     let mut unsure = false;
     let mut count = entries.len();
@@ -54,7 +54,7 @@ pub(super) async fn settle(
             head,
             batch,
             waiting,
-            &mut admitted,
+            &mut senders,
             &mut unsure,
         );
         match tried.await {
@@ -68,8 +68,8 @@ pub(super) async fn settle(
             Err(AppendError::Refused(why)) if count == 1 => break Settled::Refused(why),
             Err(AppendError::Unknown(why))
                 if count == 1
-                    || !admitted.holds(waiting).await
-                    || waiting.iter().all(Waiting::is_abandoned) =>
+                    || waiting.iter().all(Waiting::is_abandoned)
+                    || !senders.may_post(waiting).await =>
             {
                 break Settled::Unknown(why);
             }
@@ -96,7 +96,7 @@ async fn try_batch(
     head: u32,
     batch: &[Entry],
     waiting: &mut VecDeque<Waiting>,
-    admitted: &mut Admitted<'_>,
+    senders: &mut Senders<'_>,
     unsure: &mut bool,
 ) -> Result<Appended, AppendError> {
     let mut pauses = settling_pauses().build();
@@ -121,22 +121,22 @@ async fn try_batch(
             Some(pause) => tokio::time::sleep(pause).await,
             None => return Err(error),
         }
-        if !admitted.holds(waiting).await {
+        if !senders.may_post(waiting).await {
             return Err(error);
         }
     }
 }
 
-/// That the senders of a batch may post.
-pub(super) struct Admitted<'a> {
+/// The senders of a batch, and until when they may post.
+pub(super) struct Senders<'a> {
     pub(super) admission: &'a dyn Admission,
     pub(super) topic: TopicId,
     pub(super) until: Instant,
 }
 
-impl Admitted<'_> {
+impl Senders<'_> {
     /// Whether they may still, or again.
-    async fn holds(&mut self, waiting: &VecDeque<Waiting>) -> bool {
+    async fn may_post(&mut self, waiting: &VecDeque<Waiting>) -> bool {
         let now = Instant::now();
         if now < self.until {
             return true;

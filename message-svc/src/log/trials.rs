@@ -520,6 +520,29 @@ fn what_another_appended_before_its_sender_was_removed_is_no_refusal() {
 }
 
 #[test]
+fn who_replies_to_what_another_has_just_appended_is_understood() {
+    run(async {
+        let house = House::new(8);
+        let (one, other) = (house.log(), house.log());
+        for round in 0..20 {
+            let stamp = format!("other {round}");
+            send(&other, message(2, &stamp, "x")).await.unwrap();
+            let first = send(&one, message(1, &round.to_string(), "x"))
+                .await
+                .unwrap();
+            let mut reply = message(2, &format!("reply {round}"), "y");
+            reply.content.reply_to = Some(first.placed.id);
+            send(&other, reply).await.unwrap();
+            let mut lost = message(2, &format!("lost {round}"), "y");
+            lost.content.reply_to = MessageId::new(first.placed.id.get() + 8);
+            let refused = send(&other, lost).await;
+            assert!(matches!(refused, Err(Error::ReplyNotFound)), "{refused:?}");
+        }
+        assert_whole(&house.store.log(topic()));
+    });
+}
+
+#[test]
 fn an_append_that_goes_on_for_long_stops_when_its_sender_is_removed() {
     run(async {
         let house = House::new(8);

@@ -17,7 +17,7 @@ use super::{
     ADMITTED_FOR, Sent, Shared,
     knowledge::Knowledge,
     lookup::LookedUp,
-    settle::{self, Settled, settle},
+    settle::{Senders, Settled, settle},
     topic::{Waiting, late},
 };
 use crate::{
@@ -47,6 +47,7 @@ pub(super) async fn write(
     let mut asked = Asked {
         admitted: HashMap::new(),
         looked_up,
+        is_caught_up: false,
     };
     while !batch.is_empty() {
         if let Err(error) = write_run(shared, &mut knowledge, &mut asked, &mut batch).await {
@@ -60,6 +61,8 @@ pub(super) async fn write(
 struct Asked<'a> {
     admitted: HashMap<UserId, Admitted>,
     looked_up: &'a mut LookedUp,
+    /// Everything is known that was appended before the batch was taken.
+    is_caught_up: bool,
 }
 
 /// Whether somebody may post.
@@ -169,7 +172,7 @@ async fn write_run(
         knowledge.head,
         &entries,
         &mut waiting,
-        settle::Admitted {
+        Senders {
             admission: shared.admission.as_ref(),
             topic,
             until,
@@ -269,6 +272,7 @@ async fn catch_up_with_refusals(
         asked.admit(shared, topic, waiting.owner.id).await;
     }
     knowledge.refresh(shared).await?;
+    asked.is_caught_up = true;
     for admitted in asked.admitted.values_mut() {
         admitted.is_behind_all = true;
     }
@@ -278,7 +282,7 @@ async fn catch_up_with_refusals(
 enum Verdict {
     /// It may be appended until then.
     New(Instant),
-    /// It is refused, if it is not in the log by now.
+    /// It is refused, unless what others have appended says otherwise.
     Refused,
     /// It is in the log by an append of ours whose outcome was not known.
     Written(Sent),
@@ -328,7 +332,11 @@ async fn judge(
     if let Some(id) = waiting.content.reply_to
         && !knowledge.holds(shared.store.as_ref(), id).await?
     {
-        return Ok(Verdict::Answer(Err(Error::ReplyNotFound)));
+        return Ok(if asked.is_caught_up {
+            Verdict::Answer(Err(Error::ReplyNotFound))
+        } else {
+            Verdict::Refused
+        });
     }
     Ok(Verdict::New(until))
 }

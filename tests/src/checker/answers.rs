@@ -29,6 +29,15 @@ pub(super) fn check(facts: &Facts<'_>, findings: &mut Findings) {
     }
 }
 
+/// Nobody in a trial deserves these: their messages are well-formed, have stamps of their own,
+/// and reply to what their sender was shown.
+const UNDESERVED: [&str; 4] = [
+    "invalid_message",
+    "reply_not_found",
+    "stamp_reused",
+    "topic_not_found",
+];
+
 /// All that was shown of a message is what the log has.
 fn as_stored(facts: &Facts<'_>, findings: &mut Findings) {
     let shown = facts.history.connections.iter().flat_map(|connection| {
@@ -77,19 +86,21 @@ fn answered<'a>(
     findings: &mut Findings,
 ) {
     let mut open: HashMap<Name<'_>, i64> = HashMap::new();
+    // A stamp may be emitted again before it was answered: then it is answered twice.
+    let mut emitted: HashMap<&str, Name<'_>> = HashMap::new();
     for event in &connection.events {
         match &event.what {
             What::Emitted { topic, stamp } => {
-                open.entry((connection.user, *topic, stamp))
-                    .or_insert(event.at);
+                let named = (connection.user, *topic, stamp.as_str());
+                open.entry(named).or_insert(event.at);
+                emitted.insert(stamp, named);
             }
             What::Shown(message) if message.owner == connection.user => {
                 open.remove(&name(message));
                 settled.insert(name(message));
             }
             What::Failed { stamp, code } => {
-                let of_stamp = |(_, _, other): &Name<'_>| other == stamp;
-                let Some(named) = open.keys().copied().find(of_stamp) else {
+                let Some(named) = emitted.get(stamp.as_str()).copied() else {
                     continue;
                 };
                 open.remove(&named);
@@ -97,6 +108,12 @@ fn answered<'a>(
                     continue;
                 }
                 settled.insert(named);
+                if UNDESERVED.contains(&code.as_str()) {
+                    findings.add(
+                        Kind::Contradicted,
+                        format!("{stamp} failed with {code}, which can't be"),
+                    );
+                }
                 if facts.stored.contains_key(&named) && facts.emitted.get(&named) == Some(&1) {
                     findings.add(
                         Kind::Contradicted,

@@ -1,6 +1,6 @@
 //! What each listener was shown of each topic: every entry, in order, once, in time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{Facts, Findings, Kind, Term, deafens, told, whose};
 use crate::history::{Connection, Message, Moment, What};
@@ -56,6 +56,8 @@ struct Stream<'a> {
     last: Option<i64>,
     /// When each seq was shown first.
     first: HashMap<i64, Moment>,
+    /// Those that may have been answers, and no deliveries.
+    answers: HashSet<i64>,
     own: HashMap<&'a str, Own>,
 }
 
@@ -79,7 +81,7 @@ impl Stream<'_> {
         let later = log.iter().filter(|entry| entry.seq > seq);
         later
             .take_while(|entry| term.surely_holds(entry.sent_at))
-            .any(|entry| self.first.contains_key(&entry.seq))
+            .any(|entry| self.first.contains_key(&entry.seq) && !self.answers.contains(&entry.seq))
     }
 }
 
@@ -121,6 +123,7 @@ impl<'a> Streams<'a> {
             && own.emitted > 0
         {
             is_answer = true;
+            stream.answers.insert(message.seq);
             is_retry = own.emits > 1 || own.may_cross;
             own.shown += 1;
             if own.shown > own.emitted + u32::from(own.may_cross) {

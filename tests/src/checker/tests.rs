@@ -368,6 +368,30 @@ fn who_leaves_before_an_entry_is_due_need_not_have_it() {
 }
 
 #[test]
+fn the_answer_to_who_has_left_is_no_delivery() {
+    let mut story = Story::told();
+    let (third, mut fourth, fifth) = (message(3, 4_000), message(4, 4_000), message(5, 4_005));
+    fourth.owner = BOB;
+    let mut ann = story.of(ANN);
+    ann.emits(3_990, "s3").emits(3_995, "s5");
+    ann.shown(4_020, &third)
+        .shown(4_030, &fourth)
+        .shown(4_040, &fifth);
+    story.of(BOB).emits(3_980, "s4").shown(4_500, &fourth);
+    story.entries().extend([third, fourth, fifth.clone()]);
+    story.0.memberships.push(Membership {
+        user: BOB,
+        topic: TOPIC,
+        joins: false,
+        began: START + 4_010,
+        done: START + 4_100,
+    });
+    assert_eq!(story.kinds(), []);
+    story.of(BOB).shown(4_510, &fifth);
+    assert_eq!(story.kinds(), [Kind::Hole]);
+}
+
+#[test]
 fn the_answer_to_a_retry_may_come_before_its_delivery() {
     let mut story = Story::told();
     let third = message(3, 4_000);
@@ -425,6 +449,14 @@ fn the_outcome_of_each_send_is_told() {
         .of(ANN)
         .emits(6_000, "s3")
         .fails(7_000, "s3", "not_a_member");
+    assert_eq!(story.kinds(), []);
+
+    // Two emits have two answers, the second of which may be for good.
+    let mut story = Story::told();
+    let mut ann = story.of(ANN);
+    ann.emits(4_000, "s3").emits(5_000, "s3");
+    ann.fails(6_000, "s3", "unavailable")
+        .fails(6_010, "s3", "not_a_member");
     assert_eq!(story.kinds(), []);
 
     // On each connection that lives long enough, too.
