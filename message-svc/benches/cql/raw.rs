@@ -29,20 +29,14 @@ impl Raw {
         let cql = rig.cql.clone();
         Self {
             first: cql
-                .conditional("raw_first", "UPDATE message_log SET head = ? WHERE segment = ? IF head = NULL")
-                .await
-                .unwrap(),
+                .conditional("raw_first", "UPDATE message_log SET head = ? WHERE segment = ? IF head = NULL"),
             head: cql
-                .conditional("raw_head", "UPDATE message_log SET head = ? WHERE segment = ? IF head = ?")
-                .await
-                .unwrap(),
+                .conditional("raw_head", "UPDATE message_log SET head = ? WHERE segment = ? IF head = ?"),
             row: cql
                 .write(
                     "raw_row",
                     "INSERT INTO message_log (segment, slot, owner, stamp, body, sent_at_ms) VALUES (?, ?, ?, ?, ?, ?)",
-                )
-                .await
-                .unwrap(),
+                ),
             cql,
         }
     }

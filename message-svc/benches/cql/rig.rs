@@ -63,7 +63,7 @@ impl Rig {
 
     pub(crate) async fn end(self) {
         let drop = format!("DROP KEYSPACE {}", self.cql.url().keyspace);
-        let drop = self.cql.write("drop", &drop).await.unwrap();
+        let drop = self.cql.write("drop", &drop);
         let _slow = self.cql.run(&drop, ()).await;
     }
 

@@ -27,10 +27,12 @@ impl ScyllaStore {
     /// When they are not, or the cluster is away.
     pub async fn open(cql: &Cql) -> Result<Self, CqlError> {
         MIGRATIONS.check(cql).await?;
-        Ok(Self {
-            log: Box::pin(Log::open(cql)).await?,
-            directory: Box::pin(Directory::open(cql)).await?,
-        })
+        let store = Self {
+            log: Log::open(cql),
+            directory: Directory::open(cql),
+        };
+        cql.prepared().await?;
+        Ok(store)
     }
 }
 

@@ -77,12 +77,14 @@ impl ScyllaStore {
     /// When they are not, or the cluster is away.
     pub async fn open(cql: &Cql) -> Result<Self, CqlError> {
         MIGRATIONS.check(cql).await?;
-        Ok(Self {
-            leases: Leases::open(cql).await?,
-            sessions: Sessions::open(cql).await?,
+        let store = Self {
+            leases: Leases::open(cql),
+            sessions: Sessions::open(cql),
             counts: Counts::new(),
             place: Mutex::default(),
-        })
+        };
+        cql.prepared().await?;
+        Ok(store)
     }
 
     /// Takes sessions back that were opened by a lease that was lost meanwhile. Nobody was

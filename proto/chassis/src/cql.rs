@@ -2,7 +2,8 @@
 //!
 //! A statement is prepared once, as what it is: a [`Read`], a [`Write`] or a
 //! [`Conditional`]. That decides its consistency, whether the driver may try it again,
-//! and what its failure means. Every request has a time limit, and so many of them
+//! and what its failure means. All of a store are prepared at the same time, for the driver
+//! waits for every node, however slow, each time. Every request has a time limit, and so many of them
 //! at most are under way at a time: a cluster that is lost is an error at once, not a queue.
 
 mod answer;
@@ -22,12 +23,15 @@ mod tests;
 pub mod url;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use futures::future::BoxFuture;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared, try_join_all},
+};
 use scylla::{
     client::{execution_profile::ExecutionProfileHandle, session::Session},
     deserialize::row::DeserializeRow,
@@ -41,6 +45,7 @@ use scylla::{
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
+    task::JoinError,
     time::{sleep, timeout},
 };
 
@@ -66,15 +71,28 @@ struct Inner {
     reads: ExecutionProfileHandle,
     writes: ExecutionProfileHandle,
     conditionals: ExecutionProfileHandle,
+    preparing: Mutex<Vec<Prepared>>,
     #[cfg(any(test, feature = "testing"))]
     faults: faults::Plan,
 }
 
-/// A prepared statement and the name under which it is measured.
+/// A statement and the name under which it is measured.
 #[derive(Clone)]
 struct Statement {
     name: &'static str,
-    prepared: PreparedStatement,
+    prepared: Prepared,
+}
+
+/// A statement that is being prepared, or is.
+type Prepared = Shared<BoxFuture<'static, Result<Arc<PreparedStatement>, CqlError>>>;
+
+impl Statement {
+    async fn prepared(&self) -> Result<Arc<PreparedStatement>, CqlError> {
+        match self.prepared.peek() {
+            Some(prepared) => prepared.clone(),
+            None => self.prepared.clone().await,
+        }
+    }
 }
 
 /// A statement that reads; tried again and speculatively by the driver.
@@ -120,60 +138,53 @@ impl Cql {
         &self.0.dc
     }
 
-    /// Prepares a statement that reads what was decided.
-    ///
-    /// # Errors
-    /// [`CqlError::Refused`] when it is wrong or a table is missing.
-    pub async fn read(&self, name: &'static str, text: &str) -> Result<Read, CqlError> {
-        let mut statement = self.prepare(name, text).await?;
-        statement.prepared.set_is_idempotent(true);
-        let reads = Some(self.0.reads.clone());
-        statement.prepared.set_execution_profile_handle(reads);
-        Ok(Read(statement))
+    /// A statement that reads what was decided.
+    pub fn read(&self, name: &'static str, text: &str) -> Read {
+        let reads = self.0.reads.clone();
+        Read(self.prepare(name, text, |statement| {
+            statement.set_is_idempotent(true);
+            statement.set_execution_profile_handle(Some(reads));
+        }))
     }
 
-    /// Prepares a statement that reads what was decided, and decides what was left
-    /// half decided. As dear as a conditional write.
-    ///
-    /// # Errors
-    /// As [`Cql::read`].
-    pub async fn serial_read(&self, name: &'static str, text: &str) -> Result<Read, CqlError> {
-        let mut statement = self.prepare(name, text).await?;
-        statement.prepared.set_is_idempotent(true);
-        statement
-            .prepared
-            .set_consistency(match self.0.url.serial_consistency {
-                SerialConsistency::Serial => Consistency::Serial,
-                SerialConsistency::LocalSerial => Consistency::LocalSerial,
-            });
-        Ok(Read(statement))
+    /// A statement that reads what was decided, and decides what was left half decided. As
+    /// dear as a conditional write.
+    pub fn serial_read(&self, name: &'static str, text: &str) -> Read {
+        let consistency = match self.0.url.serial_consistency {
+            SerialConsistency::Serial => Consistency::Serial,
+            SerialConsistency::LocalSerial => Consistency::LocalSerial,
+        };
+        Read(self.prepare(name, text, move |statement| {
+            statement.set_is_idempotent(true);
+            statement.set_consistency(consistency);
+        }))
     }
 
-    /// Prepares a plain write.
-    ///
-    /// # Errors
-    /// As [`Cql::read`].
-    pub async fn write(&self, name: &'static str, text: &str) -> Result<Write, CqlError> {
-        let mut statement = self.prepare(name, text).await?;
-        statement.prepared.set_is_idempotent(true);
-        Ok(Write(statement))
+    /// A plain write.
+    pub fn write(&self, name: &'static str, text: &str) -> Write {
+        Write(self.prepare(name, text, |statement| statement.set_is_idempotent(true)))
     }
 
-    /// Prepares a write with a condition.
+    /// A write with a condition.
+    pub fn conditional(&self, name: &'static str, text: &str) -> Conditional {
+        let conditionals = self.0.conditionals.clone();
+        Conditional(self.prepare(name, text, |statement| {
+            statement.set_execution_profile_handle(Some(conditionals));
+        }))
+    }
+
+    /// Waits until all statements are prepared that were made since this was asked last.
     ///
     /// # Errors
-    /// As [`Cql::read`].
-    pub async fn conditional(
-        &self,
-        name: &'static str,
-        text: &str,
-    ) -> Result<Conditional, CqlError> {
-        let mut statement = self.prepare(name, text).await?;
-        let conditionals = Some(self.0.conditionals.clone());
-        statement
-            .prepared
-            .set_execution_profile_handle(conditionals);
-        Ok(Conditional(statement))
+    /// [`CqlError::Refused`] when one is wrong or a table is missing; [`CqlError::Unavailable`].
+    pub async fn prepared(&self) -> Result<(), CqlError> {
+        let preparing = std::mem::take(&mut *self.preparing());
+        try_join_all(preparing).await?;
+        Ok(())
+    }
+
+    fn preparing(&self) -> MutexGuard<'_, Vec<Prepared>> {
+        (self.0.preparing.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn session(&self) -> Arc<Session> {
@@ -186,9 +197,26 @@ impl Cql {
         )
     }
 
-    async fn prepare(&self, name: &'static str, text: &str) -> Result<Statement, CqlError> {
-        let prepared = self.session().prepare(text).await?;
-        Ok(Statement { name, prepared })
+    /// Begins to prepare a statement; whoever uses it before it is prepared waits for that.
+    fn prepare(
+        &self,
+        name: &'static str,
+        text: &str,
+        set: impl FnOnce(&mut PreparedStatement) + Send + 'static,
+    ) -> Statement {
+        let (session, text) = (self.session(), text.to_owned());
+        let preparing = tokio::spawn(async move {
+            let mut prepared = session.prepare(text).await?;
+            set(&mut prepared);
+            Ok(Arc::new(prepared))
+        });
+        let prepared = async {
+            let died = |error: JoinError| Err(CqlError::Unavailable(error.to_string()));
+            preparing.await.unwrap_or_else(died)
+        };
+        let prepared = prepared.boxed().shared();
+        self.preparing().push(prepared.clone());
+        Statement { name, prepared }
     }
 
     /// All rows of a read whose number is bounded by the tables' design.
@@ -199,9 +227,9 @@ impl Cql {
     where
         R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
     {
-        let Statement { name, prepared } = &read.0;
+        let (name, prepared) = (read.0.name, read.0.prepared().await?);
         let session = self.session();
-        let run = session.execute_unpaged(prepared, &values);
+        let run = session.execute_unpaged(&prepared, &values);
         let result = self
             .measured(name, Box::pin(run))
             .await
@@ -226,9 +254,9 @@ impl Cql {
     /// # Errors
     /// [`CqlError::Unavailable`]: it may have been done; [`CqlError::Refused`].
     pub async fn run(&self, write: &Write, values: impl Values) -> Result<(), CqlError> {
-        let Statement { name, prepared } = &write.0;
+        let (name, prepared) = (write.0.name, write.0.prepared().await?);
         let session = self.session();
-        let run = session.execute_unpaged(prepared, &values);
+        let run = session.execute_unpaged(&prepared, &values);
         self.measured(name, Box::pin(run))
             .await
             .map_err(CqlError::of_plain)?;
@@ -263,9 +291,9 @@ impl Cql {
         conditional: &Conditional,
         values: impl Values,
     ) -> Result<Applied, CqlError> {
-        let Statement { name, prepared } = &conditional.0;
+        let (name, prepared) = (conditional.0.name, conditional.0.prepared().await?);
         let session = self.session();
-        let run = session.execute_unpaged(prepared, &values);
+        let run = session.execute_unpaged(&prepared, &values);
         answer::decode(name, self.measured(name, Box::pin(run)).await?)
     }
 
@@ -302,7 +330,7 @@ impl Cql {
                     (statement, bound)
                 }
             };
-            batch.append_statement(statement.prepared.clone());
+            batch.append_statement(PreparedStatement::clone(&*statement.prepared().await?));
             values.push(*bound);
         }
         let session = self.session();

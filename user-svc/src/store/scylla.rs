@@ -75,14 +75,16 @@ impl ScyllaStore {
     /// When they are not, or the cluster is away.
     pub async fn open(cql: &Cql) -> Result<Self, CqlError> {
         MIGRATIONS.check(cql).await?;
-        Ok(Self {
-            ids: Blocks::new(cql, "user_ids", "users", 1, ID_BLOCK).await?,
-            accounts: Accounts::open(cql).await?,
-            phone_numbers: Claims::on_phone_numbers(cql).await?,
-            usernames: Claims::on_usernames(cql).await?,
-            token_claims: Claims::on_tokens(cql).await?,
-            tokens: TokenRows::open(cql).await?,
-        })
+        let store = Self {
+            ids: Blocks::new(cql, "user_ids", "users", 1, ID_BLOCK),
+            accounts: Accounts::open(cql),
+            phone_numbers: Claims::on_phone_numbers(cql),
+            usernames: Claims::on_usernames(cql),
+            token_claims: Claims::on_tokens(cql),
+            tokens: TokenRows::open(cql),
+        };
+        cql.prepared().await?;
+        Ok(store)
     }
 
     async fn next_id(&self) -> Result<UserId, StoreError> {

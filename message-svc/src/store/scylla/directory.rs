@@ -25,7 +25,7 @@ use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
 use chassis::{
-    cql::{Cql, CqlError},
+    cql::Cql,
     id::{RoomId, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, future::try_join, stream};
@@ -62,15 +62,13 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// # Errors
-    /// When a table is missing, or the cluster is away.
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
-            rooms: Rooms::open(cql).await?,
-            topics: Topics::open(cql).await?,
-            memberships: Memberships::open(cql, Members::open(cql).await?).await?,
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
+            rooms: Rooms::open(cql),
+            topics: Topics::open(cql),
+            memberships: Memberships::open(cql, Members::open(cql)),
             timeout: cql.url().timeout,
-        })
+        }
     }
 }
 

@@ -67,54 +67,46 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// # Errors
-    /// When a table is missing, or the cluster is away.
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
+    pub(super) fn open(cql: &Cql) -> Self {
         let head =
             "SELECT topic_id, first_seq, capacity, head FROM message_log WHERE segment = ? LIMIT 1";
         let slots = "FROM message_log WHERE segment = ? AND slot >= ? AND slot < ?";
         let markers = ENTRY_COLUMNS.split(", ").map(|_| ", ?").collect::<String>();
-        Ok(Self {
-            segments: Segments::open(cql).await?,
-            filters: Filters::open(cql).await?,
-            head: cql.read("log_head", head).await?,
-            head_now: cql.serial_read("log_head_now", head).await?,
+        Self {
+            segments: Segments::open(cql),
+            filters: Filters::open(cql),
+            head: cql.read("log_head", head),
+            head_now: cql.serial_read("log_head_now", head),
             entries: cql
-                .read("log_entries", &format!("SELECT {ENTRY_COLUMNS} {slots}"))
-                .await?,
+                .read("log_entries", &format!("SELECT {ENTRY_COLUMNS} {slots}")),
             stamps: cql
                 .read(
                     "log_stamps",
                     &format!("SELECT slot, owner, stamp, stamp_made_up, sent_at_ms {slots}"),
-                )
-                .await?,
+                ),
             begin: cql
                 .conditional(
                     "log_begin",
                     "UPDATE message_log SET topic_id = ?, first_seq = ?, capacity = ?, head = ? WHERE segment = ? IF head = NULL",
-                )
-                .await?,
+                ),
             advance: cql
                 .conditional(
                     "log_advance",
                     "UPDATE message_log SET head = ? WHERE segment = ? IF head = ?",
-                )
-                .await?,
+                ),
             insert: cql
                 .write(
                     "log_insert",
                     &format!("INSERT INTO message_log (segment, {ENTRY_COLUMNS}) VALUES (?{markers})"),
-                )
-                .await?,
+                ),
             #[cfg(feature = "sabotage")]
             always: cql
                 .conditional(
                     "log_always",
                     "UPDATE message_log SET topic_id = ?, first_seq = ?, capacity = ?, head = ? WHERE segment = ? IF head != -1",
-                )
-                .await?,
+                ),
             cql: cql.clone(),
-        })
+        }
     }
 
     /// The head of a segment, by one of the two statements that read it.

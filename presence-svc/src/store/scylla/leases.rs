@@ -1,6 +1,6 @@
 //! The leases: one row each, changed on conditions only.
 
-use chassis::cql::{Applied, Conditional, Cql, CqlError, Read};
+use chassis::cql::{Applied, Conditional, Cql, Read};
 
 use super::each;
 use crate::{
@@ -77,63 +77,55 @@ fn part(lease: &LeaseId) -> i8 {
 }
 
 impl Leases {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
             one: cql
                 .read(
                     "lease",
                     "SELECT lease_id, renewed_ms, expires_ms, ended_ms, swept_ms FROM leases WHERE part = ? AND lease_id = ?",
-                )
-                .await?,
+                ),
             of_part: cql
                 .read(
                     "leases",
                     "SELECT lease_id, renewed_ms, expires_ms, ended_ms, swept_ms FROM leases WHERE part = ?",
-                )
-                .await?,
+                ),
             take: cql
                 .conditional(
                     "lease_take",
                     "INSERT INTO leases (part, lease_id, renewed_ms, expires_ms) VALUES (?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             // A renewal that was delayed must not shorten what a later one made longer.
             renew: cql
                 .conditional(
                     "lease_renew",
                     "UPDATE leases SET renewed_ms = ?, expires_ms = ? WHERE part = ? AND lease_id = ? \
                      IF ended_ms = NULL AND expires_ms > ? AND expires_ms <= ?",
-                )
-                .await?,
+                ),
             release: cql
                 .conditional(
                     "lease_release",
                     "UPDATE leases SET ended_ms = ? WHERE part = ? AND lease_id = ? \
                      IF ended_ms = NULL AND expires_ms > ?",
-                )
-                .await?,
+                ),
             end: cql
                 .conditional(
                     "lease_end",
                     "UPDATE leases SET ended_ms = ? WHERE part = ? AND lease_id = ? \
                      IF ended_ms = NULL AND renewed_ms = ? AND expires_ms = ?",
-                )
-                .await?,
+                ),
             mark_swept: cql
                 .conditional(
                     "lease_mark_swept",
                     "UPDATE leases SET swept_ms = ? WHERE part = ? AND lease_id = ? \
                      IF ended_ms = ? AND swept_ms = NULL",
-                )
-                .await?,
+                ),
             forget: cql
                 .conditional(
                     "lease_forget",
                     "DELETE FROM leases WHERE part = ? AND lease_id = ? IF swept_ms = ?",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     /// A lease that is known.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read, Write},
+    cql::{Applied, Conditional, Cql, Read, Write},
     id::UserId,
 };
 
@@ -92,34 +92,31 @@ fn decode(bytes: &[u8]) -> Result<Ids, StoreError> {
 }
 
 impl Sessions {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
+    pub(super) fn open(cql: &Cql) -> Self {
         const LOOK: &str =
             "SELECT sessions, version FROM sessions_of_users WHERE user_id = ? AND lease_id = ?";
-        Ok(Self {
+        Self {
             cql: cql.clone(),
-            look: cql.read("user_sessions", LOOK).await?,
-            look_serial: cql.serial_read("user_sessions_serial", LOOK).await?,
+            look: cql.read("user_sessions", LOOK),
+            look_serial: cql.serial_read("user_sessions_serial", LOOK),
             of_user: cql
                 .read(
                     "user_presence",
                     "SELECT lease_id, sessions, seen_ms FROM sessions_of_users WHERE user_id = ?",
-                )
-                .await?,
+                ),
             // No INSERT: the mark it leaves would outlive the columns when they expire.
             first: cql
                 .conditional(
                     "user_sessions_first",
                     "UPDATE sessions_of_users SET sessions = ?, version = ? WHERE user_id = ? AND lease_id = ? \
                      IF version = NULL",
-                )
-                .await?,
+                ),
             change: cql
                 .conditional(
                     "user_sessions_change",
                     "UPDATE sessions_of_users SET sessions = ?, version = ? WHERE user_id = ? AND lease_id = ? \
                      IF version = ?",
-                )
-                .await?,
+                ),
             // The version stays for an hour: what is still under way by then, and believes to
             // know the row, is not applied.
             empty: cql
@@ -127,47 +124,40 @@ impl Sessions {
                     "user_sessions_empty",
                     "UPDATE sessions_of_users USING TTL 3600 SET sessions = ?, version = ? WHERE user_id = ? AND lease_id = ? \
                      IF version = ?",
-                )
-                .await?,
+                ),
             see: cql
                 .write(
                     "user_seen",
                     "UPDATE sessions_of_users USING TIMESTAMP ? SET seen_ms = ? WHERE user_id = ?",
-                )
-                .await?,
+                ),
             list: cql
                 .write(
                     "lease_user",
                     "INSERT INTO users_of_leases (lease_id, shard, user_id) VALUES (?, ?, ?) USING TIMESTAMP ?",
-                )
-                .await?,
+                ),
             tell: cql
                 .write(
                     "lease_user_count",
                     "UPDATE users_of_leases USING TIMESTAMP ? SET sessions = ? WHERE lease_id = ? AND shard = ? AND user_id = ?",
-                )
-                .await?,
+                ),
             page: cql
                 .read(
                     "lease_users",
                     &format!(
                         "SELECT user_id FROM users_of_leases WHERE lease_id = ? AND shard = ? AND user_id > ? LIMIT {PAGE}"
                     ),
-                )
-                .await?,
+                ),
             count: cql
                 .read(
                     "lease_sessions",
                     "SELECT SUM(sessions) FROM users_of_leases WHERE lease_id = ? AND shard = ?",
-                )
-                .await?,
+                ),
             unlist: cql
                 .write(
                     "lease_users_delete",
                     "DELETE FROM users_of_leases WHERE lease_id = ? AND shard = ?",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     /// What a user has open by a lease.

@@ -26,41 +26,26 @@ const LONGEST_PAUSE_MS: u64 = 256;
 
 impl Blocks {
     /// The counter `name` of a table, whose first number is `first`.
-    ///
-    /// # Errors
-    /// [`CqlError`] when the table is missing or the cluster away.
-    pub async fn new(
-        cql: &Cql,
-        table: &'static str,
-        name: &'static str,
-        first: i64,
-        size: u16,
-    ) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub fn new(cql: &Cql, table: &'static str, name: &'static str, first: i64, size: u16) -> Self {
+        Self {
             cql: cql.clone(),
             name,
             first,
             size: i64::from(size.max(1)),
-            look: cql
-                .serial_read(
-                    "block_look",
-                    &format!("SELECT next FROM {table} WHERE name = ?"),
-                )
-                .await?,
-            begin: cql
-                .conditional(
-                    "block_begin",
-                    &format!("INSERT INTO {table} (name, next) VALUES (?, ?) IF NOT EXISTS"),
-                )
-                .await?,
-            take: cql
-                .conditional(
-                    "block_take",
-                    &format!("UPDATE {table} SET next = ? WHERE name = ? IF next = ?"),
-                )
-                .await?,
+            look: cql.serial_read(
+                "block_look",
+                &format!("SELECT next FROM {table} WHERE name = ?"),
+            ),
+            begin: cql.conditional(
+                "block_begin",
+                &format!("INSERT INTO {table} (name, next) VALUES (?, ?) IF NOT EXISTS"),
+            ),
+            take: cql.conditional(
+                "block_take",
+                &format!("UPDATE {table} SET next = ? WHERE name = ? IF next = ?"),
+            ),
             left: Mutex::new(0..0),
-        })
+        }
     }
 
     /// A number that nobody else was given or will be.

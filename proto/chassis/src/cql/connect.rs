@@ -19,7 +19,7 @@ use scylla::{
         speculative_execution::SimpleSpeculativeExecutionPolicy,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use super::{
@@ -30,6 +30,10 @@ use super::{
 use crate::tls::{self, TlsError};
 
 const CONNECTING: Duration = Duration::from_secs(3);
+
+/// The longest that it may take to connect to a whole cluster: the driver itself has no
+/// limit for what it asks a node that then hangs. Whoever is too late tries again.
+const CONNECTING_ALL: Duration = Duration::from_secs(10);
 
 /// A node that answers nothing for this long is no longer asked.
 const KEEPALIVE: Duration = Duration::from_secs(1);
@@ -66,7 +70,10 @@ impl Cql {
         let conditionals = profiles.conditionals(None).into_handle();
         let reads = profiles.reads(None).into_handle();
         let writes = profiles.writes(None).into_handle();
-        let session = session(url, &writes).await?;
+        let connecting = timeout(CONNECTING_ALL, session(url, &writes));
+        let session = connecting.await.map_err(|_| {
+            CqlError::Unavailable("connecting to the cluster took too long".to_owned())
+        })??;
         let dc = local_dc(&session, url)?;
         // Known only now, for the cluster tells which data centres it has.
         for (mut handle, made) in [
@@ -85,6 +92,7 @@ impl Cql {
             reads,
             writes,
             conditionals,
+            preparing: Mutex::default(),
             #[cfg(any(test, feature = "testing"))]
             faults: super::faults::Plan::default(),
         })))

@@ -10,6 +10,7 @@ mod tests;
 
 use std::time::{Duration, Instant};
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use scylla::statement::{Consistency, unprepared::Statement};
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
@@ -90,7 +91,7 @@ impl Migrations {
     /// [`CqlError::Refused`] with what differs; [`CqlError::Unavailable`], also as long as
     /// some were not applied.
     pub async fn check(&self, cql: &Cql) -> Result<(), CqlError> {
-        let recorded = Ledger::open(cql).await?.recorded(cql, self.service).await?;
+        let recorded = Ledger::open(cql).recorded(cql, self.service).await?;
         match self.pending(&recorded)?.first() {
             None => Ok(()),
             Some((_, migration)) => Err(CqlError::Unavailable(format!(
@@ -145,15 +146,11 @@ impl Migrations {
 /// [`CqlError::Refused`] with what is in the way; [`CqlError::Unavailable`].
 pub async fn migrate(url: &CqlUrl, services: &[Migrations]) -> Result<Vec<String>, CqlError> {
     let cql = Cql::connect_unchecked(url).await?;
-    let session = cql.session();
-    let kind = server::kind(&session).await?;
+    let kind = server::kind(&cql.session()).await?;
     make_keyspace(&cql, kind).await?;
-    session
-        .use_keyspace(&url.keyspace, false)
-        .await
-        .map_err(|error| CqlError::Unavailable(error.to_string()))?;
+    use_keyspace(&cql).await?;
     make_ledger(&cql, kind).await?;
-    let ledger = Ledger::open(&cql).await?;
+    let ledger = Ledger::open(&cql);
     let lock = Lock::take(&cql).await?;
     let outcome = apply(&cql, &ledger, &lock, services).await;
     lock.release(&cql).await;
@@ -187,6 +184,25 @@ async fn apply(
     }
     ledger.record_scope(cql).await?;
     Ok(applied)
+}
+
+/// Enters the keyspace. Where another program has made it just now, a node may be told of
+/// it before it lets anybody in.
+async fn use_keyspace(cql: &Cql) -> Result<(), CqlError> {
+    let mut pauses = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(1))
+        .with_max_times(8)
+        .build();
+    let session = cql.session();
+    loop {
+        let entered = session.use_keyspace(&cql.url().keyspace, false).await;
+        match (entered, pauses.next()) {
+            (Ok(()), _) => return Ok(()),
+            (Err(_), Some(pause)) => sleep(pause).await,
+            (Err(error), None) => return Err(CqlError::Unavailable(error.to_string())),
+        }
+    }
 }
 
 /// How long a change of the schema may take.
@@ -288,33 +304,29 @@ struct Ledger {
 }
 
 impl Ledger {
-    async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    fn open(cql: &Cql) -> Self {
+        Self {
             recorded: cql
                 .serial_read(
                     "schema_recorded",
                     "SELECT number, name, checksum FROM schema_migrations WHERE service = ?",
-                )
-                .await?,
+                ),
             record: cql
                 .conditional(
                     "schema_record",
                     "INSERT INTO schema_migrations (service, number, name, checksum, applied_at_ms) VALUES (?, ?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             begin_scope: cql
                 .conditional(
                     "schema_begin_scope",
                     "INSERT INTO schema_settings (name, value) VALUES (?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             widen_scope: cql
                 .conditional(
                     "schema_widen_scope",
                     "UPDATE schema_settings SET value = ? WHERE name = ? IF value = ?",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     async fn recorded(&self, cql: &Cql, service: &str) -> Result<Vec<Recorded>, CqlError> {
@@ -384,19 +396,17 @@ impl Lock {
         let take = format!(
             "INSERT INTO schema_locks (name, holder) VALUES (?, ?) IF NOT EXISTS USING TTL {LOCK_SECONDS}"
         );
-        let take = cql.conditional("schema_lock", &take).await?;
+        let take = cql.conditional("schema_lock", &take);
         let renew = format!(
             "UPDATE schema_locks USING TTL {LOCK_SECONDS} SET holder = ? WHERE name = ? IF holder = ?"
         );
         let lock = Self {
             holder: format!("{:032x}", rand::random::<u128>()),
-            renew: cql.conditional("schema_renew", &renew).await?,
-            release: cql
-                .conditional(
-                    "schema_unlock",
-                    "DELETE FROM schema_locks WHERE name = ? IF holder = ?",
-                )
-                .await?,
+            renew: cql.conditional("schema_renew", &renew),
+            release: cql.conditional(
+                "schema_unlock",
+                "DELETE FROM schema_locks WHERE name = ? IF holder = ?",
+            ),
         };
         let begun = Instant::now();
         let mut told = false;

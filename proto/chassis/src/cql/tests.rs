@@ -70,6 +70,19 @@ async fn a_keyspace_that_is_not_there_or_can_lose_everything_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_can_not_be_prepared_is_told_once_and_whenever_it_is_used() {
+    let (cql, _keyspace) = keyspace().await;
+    let read = cql.read("things", "SELECT what FROM things WHERE id = ?");
+    let missing = cql.read("missing", "SELECT what FROM missing WHERE id = ?");
+    let refused = cql.prepared().await;
+    assert!(matches!(refused, Err(CqlError::Refused(_))), "{refused:?}");
+    assert_eq!(cql.prepared().await, Ok(()));
+    let refused = cql.row::<(String,)>(&missing, (1_i64,)).await;
+    assert!(matches!(refused, Err(CqlError::Refused(_))), "{refused:?}");
+    assert_eq!(cql.row::<(String,)>(&read, (1_i64,)).await, Ok(None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn writers_that_would_decide_conditions_elsewhere_are_refused() {
     let (_cql, keyspace) = keyspace().await;
     let global = "consistency=quorum&serial_consistency=serial";
@@ -98,7 +111,7 @@ async fn a_cluster_that_is_away_is_an_error_at_once() {
 async fn an_unknown_outcome_is_settled_by_the_same_write() {
     let (cql, _keyspace) = keyspace().await;
     let insert = "INSERT INTO things (id, what) VALUES (?, ?) IF NOT EXISTS";
-    let insert = cql.conditional("insert", insert).await.unwrap();
+    let insert = cql.conditional("insert", insert);
     let requests = Arc::new(AtomicUsize::new(0));
     let first_answer_lost = |fault| {
         let requests = Arc::clone(&requests);
@@ -138,7 +151,7 @@ async fn an_unknown_outcome_is_settled_by_the_same_write() {
 async fn a_refusal_does_not_tell_what_became_of_an_earlier_sending() {
     let (cql, _keyspace) = keyspace().await;
     let insert = "INSERT INTO things (id, what) VALUES (?, ?) IF NOT EXISTS";
-    let insert = cql.conditional("insert", insert).await.unwrap();
+    let insert = cql.conditional("insert", insert);
     let requests = Arc::new(AtomicUsize::new(0));
     for (first, id) in [(Fault::AnswerLost, 1_i64), (Fault::Lost, 2)] {
         requests.store(0, Ordering::Relaxed);
@@ -167,10 +180,7 @@ async fn so_many_requests_are_under_way_and_the_next_is_refused_soon() {
     let cql = Cql::connect(&changed(&keyspace.url, "timeout_ms=5000", "in_flight=4"))
         .await
         .unwrap();
-    let read = cql
-        .read("read", "SELECT what FROM things WHERE id = ?")
-        .await
-        .unwrap();
+    let read = cql.read("read", "SELECT what FROM things WHERE id = ?");
     let begun = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&begun);
     cql.fail(move |_| {
@@ -203,8 +213,6 @@ async fn so_many_requests_are_under_way_and_the_next_is_refused_soon() {
 
 async fn blocks(cql: &Cql, size: u16) -> Blocks {
     Blocks::new(cql, "numbers", "thing", 1_000, size)
-        .await
-        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

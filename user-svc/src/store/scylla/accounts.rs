@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read},
+    cql::{Applied, Conditional, Cql, Read},
     id::UserId,
 };
 use scylla::{DeserializeRow, value::MaybeUnset};
@@ -58,47 +58,41 @@ struct TokensRow {
 }
 
 impl Accounts {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
             look: cql
                 .read(
                     "account_look",
                     "SELECT state, phone_number, username, gcm_token, device_type, roles, created_at_ms FROM accounts WHERE id = ?",
-                )
-                .await?,
+                ),
             insert: cql
                 .conditional(
                     "account_open",
                     "INSERT INTO accounts (id, state, phone_number, username, gcm_token, device_type, roles, created_at_ms, tokens) \
                      VALUES (?, 'open', ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             void: cql
                 .conditional(
                     "account_void",
                     "INSERT INTO accounts (id, state) VALUES (?, 'void') IF NOT EXISTS",
-                )
-                .await?,
+                ),
             look_at_tokens: cql
                 .read(
                     "account_tokens_look",
                     "SELECT state, tokens FROM accounts WHERE id = ?",
-                )
-                .await?,
+                ),
             list: cql
                 .conditional(
                     "account_tokens_list",
                     "UPDATE accounts SET tokens = tokens + ? WHERE id = ? IF state = 'open'",
-                )
-                .await?,
+                ),
             strike_off: cql
                 .conditional(
                     "account_tokens_strike_off",
                     "UPDATE accounts SET tokens = tokens - ? WHERE id = ? IF state = 'open'",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     pub(super) async fn look(&self, id: UserId) -> Result<Found, StoreError> {

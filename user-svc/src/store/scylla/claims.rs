@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read},
+    cql::{Applied, Conditional, Cql, Read},
     id::UserId,
 };
 use scylla::serialize::value::SerializeValue;
@@ -44,7 +44,7 @@ pub(super) trait Key: SerializeValue + Copy + Send + Sync {}
 impl<T: SerializeValue + Copy + Send + Sync> Key for T {}
 
 impl Claims {
-    pub(super) async fn on_phone_numbers(cql: &Cql) -> Result<Self, CqlError> {
+    pub(super) fn on_phone_numbers(cql: &Cql) -> Self {
         Self::open(
             cql,
             (
@@ -64,10 +64,9 @@ impl Claims {
                 "DELETE FROM phone_numbers WHERE phone_number = ? IF user_id = ?",
             ),
         )
-        .await
     }
 
-    pub(super) async fn on_usernames(cql: &Cql) -> Result<Self, CqlError> {
+    pub(super) fn on_usernames(cql: &Cql) -> Self {
         Self::open(
             cql,
             (
@@ -87,10 +86,9 @@ impl Claims {
                 "DELETE FROM usernames WHERE name_key = ? IF user_id = ?",
             ),
         )
-        .await
     }
 
-    pub(super) async fn on_tokens(cql: &Cql) -> Result<Self, CqlError> {
+    pub(super) fn on_tokens(cql: &Cql) -> Self {
         Self::open(
             cql,
             (
@@ -110,23 +108,22 @@ impl Claims {
                 "DELETE FROM tokens WHERE hash = ? IF user_id = ?",
             ),
         )
-        .await
     }
 
-    async fn open(
+    fn open(
         cql: &Cql,
         look: (&'static str, &str),
         claim: (&'static str, &str),
         take_over: (&'static str, &str),
         release: (&'static str, &str),
-    ) -> Result<Self, CqlError> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             cql: cql.clone(),
-            look: cql.read(look.0, look.1).await?,
-            claim: cql.conditional(claim.0, claim.1).await?,
-            take_over: cql.conditional(take_over.0, take_over.1).await?,
-            release: cql.conditional(release.0, release.1).await?,
-        })
+            look: cql.read(look.0, look.1),
+            claim: cql.conditional(claim.0, claim.1),
+            take_over: cql.conditional(take_over.0, take_over.1),
+            release: cql.conditional(release.0, release.1),
+        }
     }
 
     /// The account that has a key.

@@ -179,13 +179,10 @@ async fn one_phone_number_has_one_account_whoever_dies_and_whatever_is_lost() {
 
 /// Whatever the claims say: the rows themselves.
 async fn open_accounts_with(cql: &Cql, phone_number: &str) -> Vec<i64> {
-    let all = cql
-        .read(
-            "all_accounts",
-            "SELECT id, state, phone_number FROM accounts",
-        )
-        .await
-        .unwrap();
+    let all = cql.read(
+        "all_accounts",
+        "SELECT id, state, phone_number FROM accounts",
+    );
     let rows: Vec<(i64, String, Option<String>)> = cql.rows(&all, ()).await.unwrap();
     rows.into_iter()
         .filter(|(_, state, number)| state == "open" && number.as_deref() == Some(phone_number))

@@ -1,7 +1,7 @@
 //! The rows of tokens, once they are somebody's.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read},
+    cql::{Applied, Conditional, Cql, Read},
     id::UserId,
 };
 use scylla::DeserializeRow;
@@ -40,40 +40,35 @@ struct Row {
 const TRIES: usize = 3;
 
 impl TokenRows {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
             look: cql
                 .read(
                     "token_look",
                     "SELECT user_id, state FROM tokens WHERE hash = ?",
-                )
-                .await?,
+                ),
             seal: cql
                 .conditional(
                     "token_seal",
                     "UPDATE tokens SET state = 'live' WHERE hash = ? IF user_id = ? AND state = 'claimed'",
-                )
-                .await?,
+                ),
             insert: cql
                 .conditional(
                     "token_insert",
                     "INSERT INTO tokens (hash, user_id, state) VALUES (?, ?, 'live') IF NOT EXISTS",
-                )
-                .await?,
+                ),
             end: cql
                 .conditional(
                     "token_end",
                     "UPDATE tokens SET state = 'ended' WHERE hash = ? IF user_id = ? AND state IN ('claimed', 'live')",
-                )
-                .await?,
+                ),
             bury: cql
                 .conditional(
                     "token_bury",
                     "INSERT INTO tokens (hash, user_id, state) VALUES (?, ?, 'ended') IF NOT EXISTS",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     /// Whose a token is, or would be, and how far it has come.

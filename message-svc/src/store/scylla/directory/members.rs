@@ -24,7 +24,7 @@
 use std::future::Future;
 
 use chassis::{
-    cql::{Cql, CqlError, Read, Write},
+    cql::{Cql, Read, Write},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -75,49 +75,43 @@ fn bucket(user: i64) -> i64 {
 }
 
 impl Members {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
             question: cql
                 .write(
                     "member_question",
                     "INSERT INTO members (topic_id, bucket, user_id, settled) VALUES (?, ?, ?, false) USING TIMESTAMP ?",
-                )
-                .await?,
+                ),
             settle: cql
                 .write(
                     "member_settle",
                     "INSERT INTO members (topic_id, bucket, user_id, joined_at, join_time_ms, settled) \
                      VALUES (?, ?, ?, ?, ?, true) USING TIMESTAMP ?",
-                )
-                .await?,
+                ),
             remove: cql
                 .write(
                     "member_remove",
                     "DELETE FROM members USING TIMESTAMP ? WHERE topic_id = ? AND bucket = ? AND user_id = ?",
-                )
-                .await?,
+                ),
             page: cql
                 .read(
                     "members_page",
                     "SELECT user_id, joined_at, join_time_ms, settled, WRITETIME(settled) AS written \
                      FROM members WHERE topic_id = ? AND bucket = ? AND user_id > ? LIMIT ?",
-                )
-                .await?,
+                ),
             add_bucket: cql
                 .write(
                     "member_bucket",
                     "INSERT INTO member_buckets (topic_id, bucket) VALUES (?, ?)",
-                )
-                .await?,
+                ),
             buckets: cql
                 .read(
                     "member_buckets",
                     "SELECT bucket FROM member_buckets WHERE topic_id = ? AND bucket > ? LIMIT ?",
-                )
-                .await?,
+                ),
             known_buckets: Cache::new(KNOWN_BUCKETS),
-        })
+        }
     }
 
     /// Writes the questions of a change that would make `version`.

@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::ControlFlow};
 
 use chassis::{
     call::DEFAULT_TIMEOUT,
-    cql::{Applied, Conditional, Cql, CqlError, Part, Read, Values, Write},
+    cql::{Applied, Conditional, Cql, Part, Read, Values, Write},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -103,12 +103,12 @@ struct StateRow {
 const ALL: i64 = 0;
 
 impl Memberships {
-    pub(super) async fn open(cql: &Cql, members: Members) -> Result<Self, CqlError> {
+    pub(super) fn open(cql: &Cql, members: Members) -> Self {
         let seen = "SELECT topic_id, joined_at, join_time_ms, version, topics, enrolled FROM memberships WHERE user_id = ?";
         let state = format!(
             "SELECT version, last_change FROM memberships WHERE user_id = ? AND topic_id = {ALL}"
         );
-        Ok(Self {
+        Self {
             cql: cql.clone(),
             members,
             begin: cql
@@ -118,8 +118,7 @@ impl Memberships {
                         "INSERT INTO memberships (user_id, topic_id, version, topics, enrolled, last_change) \
                          VALUES (?, {ALL}, ?, ?, ?, ?) IF NOT EXISTS"
                     ),
-                )
-                .await?,
+                ),
             change: cql
                 .conditional(
                     "membership_change",
@@ -127,51 +126,44 @@ impl Memberships {
                         "UPDATE memberships SET version = ?, topics = ?, enrolled = ?, last_change = ? \
                          WHERE user_id = ? AND topic_id = {ALL} IF version = ?"
                     ),
-                )
-                .await?,
+                ),
             put: cql
                 .write(
                     "membership_change",
                     "INSERT INTO memberships (user_id, topic_id, joined_at, join_time_ms) VALUES (?, ?, ?, ?)",
-                )
-                .await?,
+                ),
             remove: cql
                 .write(
                     "membership_change",
                     "DELETE FROM memberships WHERE user_id = ? AND topic_id = ?",
-                )
-                .await?,
-            all: cql.read("memberships_all", seen).await?,
+                ),
+            all: cql.read("memberships_all", seen),
             with_one: cql
                 .read(
                     "membership_with_state",
                     &format!("{seen} AND topic_id IN ({ALL}, ?)"),
-                )
-                .await?,
-            state: cql.read("membership_state", &state).await?,
-            state_serial: cql.serial_read("membership_state_serial", &state).await?,
+                ),
+            state: cql.read("membership_state", &state),
+            state_serial: cql.serial_read("membership_state_serial", &state),
             written: cql
                 .read(
                     "membership_written",
                     &format!(
                         "SELECT version, WRITETIME(version) FROM memberships WHERE user_id = ? AND topic_id = {ALL}"
                     ),
-                )
-                .await?,
+                ),
             one: cql
                 .read(
                     "membership",
                     "SELECT topic_id, joined_at, join_time_ms FROM memberships WHERE user_id = ? AND topic_id = ?",
-                )
-                .await?,
+                ),
             page: cql
                 .read(
                     "memberships_page",
                     "SELECT topic_id, joined_at, join_time_ms FROM memberships WHERE user_id = ? AND topic_id > ? LIMIT ?",
-                )
-                .await?,
+                ),
             turns: Turns::default(),
-        })
+        }
     }
 
     pub(super) async fn join(&self, wish: &Membership) -> Result<Joined, StoreError> {

@@ -1,7 +1,7 @@
 //! Rooms, in buckets of ids that follow each other.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
     id::RoomId,
 };
 use scylla::DeserializeRow;
@@ -40,29 +40,26 @@ impl RoomRow {
 }
 
 impl Rooms {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
-            ids: Blocks::new(cql, IDS, "room", FIRST_FREE_ID, ID_BLOCK).await?,
+            ids: Blocks::new(cql, IDS, "room", FIRST_FREE_ID, ID_BLOCK),
             insert: cql
                 .conditional(
                     "room_insert",
                     "INSERT INTO rooms (bucket, id, title, create_time_ms) VALUES (?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             one: cql
                 .read(
                     "room",
                     "SELECT id, title, create_time_ms FROM rooms WHERE bucket = ? AND id = ?",
-                )
-                .await?,
+                ),
             page: cql
                 .read(
                     "rooms_page",
                     "SELECT id, title, create_time_ms FROM rooms WHERE bucket = ? AND id > ? LIMIT ?",
-                )
-                .await?,
-        })
+                ),
+        }
     }
 
     pub(super) async fn create(

@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
     id::{RoomId, TopicId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -79,57 +79,50 @@ impl TopicRow {
 const SELECT: &str = "SELECT id, room_id, title, is_private, closed, is_default, create_time_ms, version, last_change FROM topics WHERE id = ?";
 
 impl Topics {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             cql: cql.clone(),
-            ids: Blocks::new(cql, IDS, "topic", FIRST_FREE_ID, ID_BLOCK).await?,
+            ids: Blocks::new(cql, IDS, "topic", FIRST_FREE_ID, ID_BLOCK),
             insert: cql
                 .conditional(
                     "topic_insert",
                     "INSERT INTO topics (id, room_id, title, is_private, closed, is_default, create_time_ms, version, last_change) \
                      VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             list_in_room: cql
                 .conditional(
                     "topic_list_in_room",
                     "INSERT INTO topics_of_rooms (room_id, bucket, topic_id) VALUES (?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             list_as_default: cql
                 .conditional(
                     "topic_list_as_default",
                     "INSERT INTO default_topics (part, topic_id) VALUES (?, ?) IF NOT EXISTS",
-                )
-                .await?,
+                ),
             update: cql
                 .conditional(
                     "topic_update",
                     "UPDATE topics SET title = ?, is_private = ?, closed = ?, version = ?, last_change = ? WHERE id = ? IF version = ?",
-                )
-                .await?,
-            one: cql.read("topic", SELECT).await?,
-            one_serial: cql.serial_read("topic_serial", SELECT).await?,
+                ),
+            one: cql.read("topic", SELECT),
+            one_serial: cql.serial_read("topic_serial", SELECT),
             written: cql
                 .read(
                     "topic_written",
                     "SELECT version, WRITETIME(version) FROM topics WHERE id = ?",
-                )
-                .await?,
+                ),
             page: cql
                 .read(
                     "topics_of_room",
                     "SELECT topic_id FROM topics_of_rooms WHERE room_id = ? AND bucket = ? AND topic_id > ? LIMIT ?",
-                )
-                .await?,
+                ),
             defaults: cql
                 .read(
                     "default_topics",
                     "SELECT topic_id FROM default_topics WHERE part = ?",
-                )
-                .await?,
+                ),
             seen_defaults: Cache::new(MAX_MEMBERSHIPS as u64),
-        })
+        }
     }
 
     pub(super) async fn create(&self, new: &NewTopic) -> Result<Topic, StoreError> {

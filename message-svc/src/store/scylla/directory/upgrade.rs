@@ -29,8 +29,8 @@ async fn the_log_is_written_while_the_tables_of_the_directory_are_made() {
     let (elsewhere, _elsewhere) = Box::pin(fresh_keyspace(&[MIGRATIONS])).await;
     log_alone.check(&cql).await.unwrap();
     let before = ScyllaStore {
-        log: Log::open(&cql).await.unwrap(),
-        directory: Directory::open(&elsewhere).await.unwrap(),
+        log: Log::open(&cql),
+        directory: Directory::open(&elsewhere),
     };
     let too_early = ScyllaStore::open(&cql).await.err().unwrap().to_string();
     assert!(too_early.contains("0002_directory.cql"), "{too_early}");

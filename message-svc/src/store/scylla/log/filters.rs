@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use chassis::{
-    cql::{Cql, CqlError, Read, Write},
+    cql::{Cql, Read, Write},
     id::{Seq, TopicId},
 };
 use scylla::DeserializeRow;
@@ -32,24 +32,22 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        Ok(Self {
+    pub(super) fn open(cql: &Cql) -> Self {
+        Self {
             before: cql
                 .read(
                     "log_filters",
                     "SELECT first_seq, segment, capacity, last_sent_at_ms, filter FROM topic_stamps \
                      WHERE topic_id = ? AND bucket = ? AND first_seq < ? LIMIT ?",
-                )
-                .await?,
+                ),
             put: cql
                 .write(
                     "log_put_filter",
                     "INSERT INTO topic_stamps (topic_id, bucket, first_seq, segment, capacity, last_sent_at_ms, filter) \
                      VALUES (?, ?, ?, ?, ?, ?, ?)",
-                )
-                .await?,
+                ),
             cql: cql.clone(),
-        })
+        }
     }
 
     /// Up to `limit` segments in front of `before` that have filters, newest first; some

@@ -3,7 +3,7 @@
 //! A segment that was seen stays where it is for ever, so what was read of it is kept.
 
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Read, blocks::Blocks},
+    cql::{Applied, Conditional, Cql, Read, blocks::Blocks},
     id::{Seq, TopicId},
 };
 use moka::sync::Cache;
@@ -43,28 +43,27 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    pub(super) async fn open(cql: &Cql) -> Result<Self, CqlError> {
-        let read = async |name, condition: &str| {
+    pub(super) fn open(cql: &Cql) -> Self {
+        let read = |name, condition: &str| {
             let text = format!(
                 "SELECT first_seq, segment, capacity FROM topic_segments WHERE topic_id = ? {condition}"
             );
-            cql.read(name, &text).await
+            cql.read(name, &text)
         };
-        Ok(Self {
-            newest: read("log_newest_segment", "LIMIT 1").await?,
-            at: read("log_segment_at", "AND first_seq <= ? LIMIT 1").await?,
-            before: read("log_segments_before", "AND first_seq >= ? AND first_seq < ? LIMIT ?").await?,
+        Self {
+            newest: read("log_newest_segment", "LIMIT 1"),
+            at: read("log_segment_at", "AND first_seq <= ? LIMIT 1"),
+            before: read("log_segments_before", "AND first_seq >= ? AND first_seq < ? LIMIT ?"),
             open: cql
                 .conditional(
                     "log_open_segment",
                     "INSERT INTO topic_segments (topic_id, first_seq, segment, capacity) VALUES (?, ?, ?, ?) IF NOT EXISTS",
-                )
-                .await?,
-            numbers: Blocks::new(cql, "message_ids", "segment", 1, BLOCK).await?,
+                ),
+            numbers: Blocks::new(cql, "message_ids", "segment", 1, BLOCK),
             newest_seen: Cache::new(KEPT),
             seen: Cache::new(KEPT),
             cql: cql.clone(),
-        })
+        }
     }
 
     /// The newest segment of a topic. One that is being made may not be seen yet: then

@@ -12,7 +12,7 @@ async fn expires(replica: &Replica, lease: LeaseId, user: UserId) -> (Option<i32
         "SELECT TTL(sessions), TTL(version) FROM sessions_of_users WHERE user_id = ? AND lease_id = ?",
     );
     let values = (user.get(), &lease.as_bytes()[..]);
-    let row = replica.cql.row(&ttls.await.unwrap(), values).await;
+    let row = replica.cql.row(&ttls, values).await;
     row.unwrap().unwrap()
 }
 
@@ -52,13 +52,12 @@ async fn a_row_that_expired_is_as_if_he_had_never_come() {
          IF version > 0",
     );
     let values = (1_i64, user.get(), &lease.as_bytes()[..]);
-    let hurried = one.cql.apply(&hurry.await.unwrap(), values).await;
+    let hurried = one.cql.apply(&hurry, values).await;
     assert_eq!(hurried, Ok(Applied::Yes));
     let rows = one.cql.read(
         "rows",
         "SELECT lease_id FROM sessions_of_users WHERE user_id = ?",
     );
-    let rows = rows.await.unwrap();
     let begun = Instant::now();
     loop {
         let left: Vec<(Option<Vec<u8>>,)> = one.cql.rows(&rows, (user.get(),)).await.unwrap();

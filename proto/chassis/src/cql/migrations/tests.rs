@@ -85,7 +85,7 @@ async fn many_that_migrate_at_once_apply_each_file_once() {
     let _keyspace = testing::Keyspace::of(&cql);
     for table in ["one", "two", "three", "four"] {
         let insert = format!("INSERT INTO {table} (id) VALUES (1) IF NOT EXISTS");
-        let insert = cql.conditional("insert", &insert).await.unwrap();
+        let insert = cql.conditional("insert", &insert);
         assert_eq!(cql.apply(&insert, ()).await, Ok(Applied::Yes), "{table}");
     }
     assert_eq!(migrate(&url, &[BOTH, OTHER]).await, Ok(Vec::new()));
@@ -102,7 +102,7 @@ async fn what_differs_from_what_was_applied_is_named() {
     );
     // The one before goes on working while the next is applied, and can't start anew.
     let insert = "INSERT INTO one (id, what) VALUES (?, ?) IF NOT EXISTS";
-    let insert = cql.conditional("insert", insert).await.unwrap();
+    let insert = cql.conditional("insert", insert);
     let applied = migrate(url, &[BOTH]).await;
     assert_eq!(applied, Ok(vec!["a-svc/0002_two.cql".to_owned()]));
     let inserted = cql.apply(&insert, (1_i64, "what")).await;
@@ -126,7 +126,7 @@ async fn what_differs_from_what_was_applied_is_named() {
     );
 
     let forget = "DELETE FROM schema_migrations WHERE service = 'a-svc' AND number = 1 IF EXISTS";
-    let forget = cql.conditional("forget", forget).await.unwrap();
+    let forget = cql.conditional("forget", forget);
     assert_eq!(cql.apply(&forget, ()).await, Ok(Applied::Yes));
     let hole = refusal(url, BOTH).await;
     assert!(hole.contains("lacks the migration 1 of a-svc"), "{hole}");
@@ -153,7 +153,7 @@ async fn the_lock_of_a_dead_one_ends_by_itself() {
     let (cql, keyspace) = testing::fresh_keyspace(&[FIRST]).await;
     let dead =
         "INSERT INTO schema_locks (name, holder) VALUES (?, 'dead') IF NOT EXISTS USING TTL 3";
-    let dead = cql.conditional("dead", dead).await.unwrap();
+    let dead = cql.conditional("dead", dead);
     assert_eq!(cql.apply(&dead, (LOCK,)).await, Ok(Applied::Yes));
     let applied = migrate(&keyspace.url, &[BOTH]).await;
     assert_eq!(applied, Ok(vec!["a-svc/0002_two.cql".to_owned()]));
@@ -165,7 +165,7 @@ async fn who_lost_the_lock_stops() {
     let lock = Lock::take(&cql).await.unwrap();
     lock.renew(&cql).await.unwrap();
     let end = "DELETE FROM schema_locks WHERE name = ? IF EXISTS";
-    let end = cql.conditional("end", end).await.unwrap();
+    let end = cql.conditional("end", end);
     assert_eq!(cql.apply(&end, (LOCK,)).await, Ok(Applied::Yes));
     let other = Lock::take(&cql).await.unwrap();
     let lost = lock.renew(&cql).await.unwrap_err().to_string();

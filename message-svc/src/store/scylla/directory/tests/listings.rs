@@ -51,7 +51,6 @@ async fn topics_of_a_room_go_on_in_the_next_bucket() {
         "counter",
         "INSERT INTO message_ids (name, next) VALUES ('topic', ?) IF NOT EXISTS",
     );
-    let counter = counter.await.unwrap();
     let set = first.cql.apply(&counter, (65_534_i64,)).await;
     assert_eq!(set, Ok(Applied::Yes));
     let mut made = Vec::new();
@@ -110,7 +109,7 @@ async fn a_listing_of_settled_members_reads_their_bucket_and_a_question_is_asked
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_change_wins_in_whatever_order_its_rows_are_written() {
     let (first, _second, keyspace) = pair().await;
-    let rows = Arc::new(Members::open(&first.cql).await.unwrap());
+    let rows = Arc::new(Members::open(&first.cql));
     for seed in 0..20 {
         // Joins and leaves by turns; the rows of each come twice, and in any order.
         let changes = 1 + seed % 5;

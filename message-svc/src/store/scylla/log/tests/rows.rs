@@ -106,7 +106,7 @@ async fn a_hole_is_never_handed_out() {
     let segment = replica.store.segment_at(topic(1), Seq::new(10)).await;
     let segment = segment.unwrap().unwrap();
     let lose = "DELETE FROM message_log WHERE segment = ? AND slot = 3";
-    let lose = replica.cql.write("test_lose_row", lose).await.unwrap();
+    let lose = replica.cql.write("test_lose_row", lose);
     replica.cql.run(&lose, (segment.id.get(),)).await.unwrap();
 
     for direction in [Direction::Forward, Direction::Backward] {
@@ -134,7 +134,7 @@ async fn a_segment_that_is_listed_in_another_topic_is_not_written_to() {
     let segment = segment.unwrap().unwrap();
     let lie =
         "INSERT INTO topic_segments (topic_id, first_seq, segment, capacity) VALUES (2, 1, ?, 8)";
-    let lie = replica.cql.write("test_lie", lie).await.unwrap();
+    let lie = replica.cql.write("test_lie", lie);
     replica.cql.run(&lie, (segment.id.get(),)).await.unwrap();
 
     let call = vec![message(1, "b", "x")];
