@@ -66,6 +66,21 @@ pub async fn sign_up_patiently(gateway: SocketAddr) -> User {
 /// The answer is none of ours.
 pub async fn try_sign_up_at(gateway: SocketAddr) -> Result<User, String> {
     let (phone_number, username) = unique();
+    try_sign_up_as(gateway, phone_number, username).await
+}
+
+/// The same for somebody with this number and this name.
+///
+/// # Errors
+/// As [`try_sign_up_at`].
+///
+/// # Panics
+/// As [`try_sign_up_at`].
+pub async fn try_sign_up_as(
+    gateway: SocketAddr,
+    phone_number: String,
+    username: String,
+) -> Result<User, String> {
     let body = serde_json::json!({
         "phone_number": phone_number,
         "username": username,

@@ -18,6 +18,17 @@ pub fn free_address() -> SocketAddr {
     free_port()
 }
 
+/// The folder in which the programs are that were built with this one, which is there
+/// itself or, as a test, in `deps`.
+pub(crate) fn built() -> PathBuf {
+    let this = std::env::current_exe().unwrap();
+    let folder = this.parent().unwrap();
+    match folder.ends_with("deps") {
+        true => folder.parent().unwrap().to_owned(),
+        false => folder.to_owned(),
+    }
+}
+
 /// The program of this name: in the folder that `DRIVERS_TRIAL_BIN` names, or built
 /// beside the tests.
 ///
@@ -25,13 +36,7 @@ pub fn free_address() -> SocketAddr {
 /// It was not built.
 #[must_use]
 pub fn program(name: &str) -> PathBuf {
-    let folder = std::env::var_os("DRIVERS_TRIAL_BIN").map_or_else(
-        || {
-            let tests = std::env::current_exe().unwrap();
-            tests.parent().unwrap().parent().unwrap().to_owned()
-        },
-        PathBuf::from,
-    );
+    let folder = std::env::var_os("DRIVERS_TRIAL_BIN").map_or_else(built, PathBuf::from);
     let path = folder.join(name);
     assert!(path.exists(), "{} was not built", path.display());
     path

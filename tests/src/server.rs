@@ -201,8 +201,7 @@ pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("DRIVERS_BIN") {
         return path.into();
     }
-    let tests = std::env::current_exe().unwrap();
-    let path = tests.parent().unwrap().parent().unwrap().join("drivers");
+    let path = crate::part::built().join("drivers");
     assert!(
         path.exists(),
         "{} is missing: run `cargo build -p standalone` first",
@@ -455,6 +454,12 @@ impl Server {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
     /// Resident memory in bytes.
