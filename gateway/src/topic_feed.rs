@@ -584,6 +584,7 @@ impl TopicFeed {
             session,
             ack,
             emitted_at,
+            came_at,
             ..
         } = outgoing;
         let mut frame = None;
@@ -594,7 +595,8 @@ impl TopicFeed {
             ack.answer(&frame);
         }
         let id = session.session_id;
-        let answered_by = (self.audience).answered_by(id, seq, emitted_at, self.last());
+        let emitted = (came_at, emitted_at);
+        let answered_by = (self.audience).answered_by(id, seq, emitted, self.last());
         if answered_by == AnsweredBy::Feed {
             return;
         }
@@ -640,7 +642,9 @@ fn is_told(outgoing: &Outgoing, audience: &Audience, recent: &Recent) -> bool {
     let stamp = outgoing.stamp_id();
     stamp
         .and_then(|stamp| recent.seq_of(session.user.user_id, stamp))
-        .is_some_and(|seq| seq > outgoing.emitted_at && audience.is_told(session.session_id, seq))
+        .is_some_and(|seq| {
+            seq > outgoing.emitted_at && audience.is_told(session.session_id, seq, outgoing.came_at)
+        })
 }
 
 /// Subscribes, and asks for the head once that is in force: what is appended

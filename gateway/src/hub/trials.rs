@@ -245,6 +245,9 @@ async fn who_had_his_message_and_was_removed_before_its_answer_is_not_told_again
     assert_eq!(other.sent(HEALED).await.0, 1);
     assert_eq!(other.sent(HEALED).await.0, 2);
     sender.hears_nothing().await;
+    // He asks again.
+    stage.send(&sender, message("a", "hello"));
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
     stage.end().await;
 }
 

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use chassis::id::Seq;
@@ -34,6 +35,7 @@ struct Departed {
     id: SessionId,
     since: Seq,
     had: Seq,
+    left_at: Instant,
 }
 
 type Unclaimed = BTreeMap<Seq, (Arc<SessionHandle>, Frame)>;
@@ -85,19 +87,20 @@ impl Audience {
         self.listeners.contains_key(&id) || self.catch_up_of(id).is_some()
     }
 
-    /// Whether this session, as a listener, has had the entry, or will.
-    pub(super) fn is_told(&self, id: SessionId, seq: Seq) -> bool {
+    /// Whether this session, as a listener, has had the entry since `came_at`, or will.
+    pub(super) fn is_told(&self, id: SessionId, seq: Seq, came_at: Instant) -> bool {
         let listens = match self.listeners.get(&id) {
             Some(listener) => seq > listener.since,
             None => self.catch_up_of(id).is_some_and(|one| seq > one.since),
         };
-        listens || self.had_before(id, seq)
+        listens || self.had_and_left(id, seq, came_at)
     }
 
-    /// Whether this session had the entry while it listened, before it left.
-    fn had_before(&self, id: SessionId, seq: Seq) -> bool {
-        let mut departed = self.departed.iter();
-        departed.any(|one| one.id == id && one.since < seq && seq <= one.had)
+    /// Whether this session had the entry while it listened, and has left since `came_at`.
+    /// What it emitted after that it wants to be told once more.
+    fn had_and_left(&self, id: SessionId, seq: Seq, came_at: Instant) -> bool {
+        let has_had = |one: &Departed| one.since < seq && seq <= one.had;
+        (self.departed.iter()).any(|one| one.id == id && one.left_at > came_at && has_had(one))
     }
 
     /// Whether no answer is open either.
@@ -161,7 +164,12 @@ impl Audience {
         if self.departed.len() >= DEPARTED {
             self.departed.pop_front();
         }
-        self.departed.push_back(Departed { id, since, had });
+        self.departed.push_back(Departed {
+            id,
+            since,
+            had,
+            left_at: Instant::now(),
+        });
     }
 
     /// The session listens not, whatever was thought: what it waits for is its answer alone.
@@ -207,16 +215,16 @@ impl Audience {
         });
     }
 
-    /// How to answer a sender whose message lies at `seq`. He emitted it when
+    /// How to answer a sender whose message lies at `seq`. He emitted it at `came_at`, when
     /// `emitted_at` was let out last; now that is `last`.
     pub(super) fn answered_by(
         &mut self,
         id: SessionId,
         seq: Seq,
-        emitted_at: Seq,
+        (came_at, emitted_at): (Instant, Seq),
         last: Seq,
     ) -> AnsweredBy {
-        if seq > emitted_at && self.had_before(id, seq) {
+        if seq > emitted_at && self.had_and_left(id, seq, came_at) {
             return AnsweredBy::Feed;
         }
         let by_feed = if let Some(listener) = self.listeners.get(&id) {
@@ -355,10 +363,11 @@ mod tests {
         let [joined_at, sent, last] = [1, 2, 3].map(Seq::new);
         audience.listen(session, joined_at, last);
         assert!(audience.catch_up(id, &[entry(2), entry(3)], last));
-        let answered_by = audience.answered_by(id, sent, joined_at, last);
+        let now = Instant::now();
+        let answered_by = audience.answered_by(id, sent, (now, joined_at), last);
         assert_eq!(answered_by, AnsweredBy::Feed);
         // He emitted it again after that.
-        let answered_by = audience.answered_by(id, sent, last, last);
+        let answered_by = audience.answered_by(id, sent, (now, last), last);
         assert_eq!(answered_by, AnsweredBy::Himself);
     }
 
@@ -368,18 +377,34 @@ mod tests {
         let id = session.session_id;
         let mut audience = Audience::default();
         let [joined_at, sent, last, next] = [1, 2, 3, 4].map(Seq::new);
+        let came_at = Instant::now();
         audience.listen(Arc::clone(&session), joined_at, joined_at);
         audience.unlisten(id, last);
         for _ in 0..2 {
-            assert!(audience.is_told(id, sent));
-            let answered_by = audience.answered_by(id, sent, joined_at, last);
+            assert!(audience.is_told(id, sent, came_at));
+            let answered_by = audience.answered_by(id, sent, (came_at, joined_at), last);
             assert_eq!(answered_by, AnsweredBy::Feed);
             audience.listen(Arc::clone(&session), last, last);
         }
-        assert!(audience.is_told(id, next));
+        assert!(audience.is_told(id, next, came_at));
         // He emitted it again after he had had it.
-        let answered_by = audience.answered_by(id, sent, last, last);
+        let answered_by = audience.answered_by(id, sent, (came_at, last), last);
         assert_eq!(answered_by, AnsweredBy::Himself);
+    }
+
+    #[test]
+    fn who_emits_his_message_again_after_he_left_is_answered() {
+        let (session, _frames) = session();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [joined_at, sent, last] = [1, 2, 3].map(Seq::new);
+        audience.listen(session, joined_at, joined_at);
+        audience.unlisten(id, last);
+        let came_at = Instant::now();
+        // Nobody is left, so the feed follows nothing.
+        assert!(!audience.is_told(id, sent, came_at));
+        let answered_by = audience.answered_by(id, sent, (came_at, Seq::ZERO), Seq::ZERO);
+        assert_eq!(answered_by, AnsweredBy::Nobody);
     }
 
     #[test]
@@ -389,7 +414,8 @@ mod tests {
         let mut audience = Audience::default();
         let [before, last, next] = [2, 3, 4].map(Seq::new);
         audience.listen(session, last, last);
-        assert!(!audience.is_told(id, before));
-        assert!(audience.is_told(id, next));
+        let now = Instant::now();
+        assert!(!audience.is_told(id, before, now));
+        assert!(audience.is_told(id, next, now));
     }
 }
