@@ -14,7 +14,10 @@ use proto::{
     event::v1::{MembershipChanged, UserEvent, membership_changed::Change, user_event::Event},
     message::v1::{EnrolUserRequest, ListMembershipsRequest},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::sleep,
+};
 use tonic::Status;
 
 use super::{State, Wish, end_revoked};
@@ -22,6 +25,8 @@ use crate::{hub::House, rules::SessionHandle, topic_feed::Command};
 
 /// Longest time of reading the memberships, and of becoming a listener of a topic.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long after it could not be found out whether somebody listens it is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Memberships of one page; what message-svc gives at most.
 const PAGE: i32 = 1_000;
 /// Topics that are being opened for one user at a time.
@@ -203,13 +208,19 @@ impl Watch {
                 known.memberships.remove(&topic);
                 known.is_untold = true;
             }
-        } else {
-            if !asked {
-                tracing::debug!(user = %self.user, %topic, "it is not known who listens; the sweep finds out");
-            }
+        } else if asked {
             let command = Command::NotAMember(session.session_id);
             // If it is missed, the answer is had by sending again.
             let _missed = self.house.feeds.tell_if_there(topic, command);
+        } else {
+            tracing::debug!(user = %self.user, %topic, "it is not known who listens; it is asked again");
+            let (house, session) = (Arc::clone(&self.house), Arc::clone(session));
+            self.joining.push(Box::pin(async move {
+                sleep(ASK_AGAIN).await;
+                if !session.outbox.is_ended() {
+                    house.members.confirm(&session, topic);
+                }
+            }));
         }
     }
 
