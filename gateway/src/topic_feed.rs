@@ -233,7 +233,7 @@ impl TopicFeed {
             Command::Unlisten(id) => self.unlisten(id),
             Command::NotAMember(id) => {
                 self.unlisten(id);
-                self.audience.not_a_member(id, self.last());
+                self.audience.not_a_member(id);
             }
             Command::Send(mut outgoing) => {
                 if self.outgoing.len() >= MAX_OUTGOING {

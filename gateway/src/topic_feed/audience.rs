@@ -173,8 +173,7 @@ impl Audience {
     }
 
     /// The session listens not, whatever was thought: what it waits for is its answer alone.
-    pub(super) fn not_a_member(&mut self, id: SessionId, last: Seq) {
-        self.unlisten(id, last);
+    pub(super) fn not_a_member(&mut self, id: SessionId) {
         for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values() {
             session.outbox.push(&frame);
         }
@@ -224,23 +223,20 @@ impl Audience {
         (came_at, emitted_at): (Instant, Seq),
         last: Seq,
     ) -> AnsweredBy {
-        if seq > emitted_at && self.had_and_left(id, seq, came_at) {
-            return AnsweredBy::Feed;
-        }
         let by_feed = if let Some(listener) = self.listeners.get(&id) {
             if seq > last {
                 self.awaited.insert(id, seq);
             }
-            seq > listener.since && (seq > last || seq > emitted_at)
-        } else if let Some(one) = self.catch_up_of(id) {
-            seq > one.since && (seq > one.cursor || seq > emitted_at)
+            Some(seq > listener.since && (seq > last || seq > emitted_at))
         } else {
-            return AnsweredBy::Nobody;
+            (self.catch_up_of(id))
+                .map(|one| seq > one.since && (seq > one.cursor || seq > emitted_at))
         };
-        if by_feed {
-            AnsweredBy::Feed
-        } else {
-            AnsweredBy::Himself
+        match by_feed {
+            Some(true) => AnsweredBy::Feed,
+            _ if seq > emitted_at && self.had_and_left(id, seq, came_at) => AnsweredBy::Feed,
+            Some(false) => AnsweredBy::Himself,
+            None => AnsweredBy::Nobody,
         }
     }
 
