@@ -97,8 +97,7 @@ impl Side {
         })
     }
 
-    /// Loads it for a while, after a warm-up. `each_second` is told how many deliveries there
-    /// were so far.
+    /// Loads it for a while, after a warm-up.
     pub(crate) async fn load(
         &self,
         load: Load,

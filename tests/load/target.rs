@@ -227,7 +227,8 @@ impl Which {
             }
             Self::Centrifuge => Ok(Command::new(centrifuge()?)),
             Self::Socketioxide => own("socketioxide"),
-            Self::Tungstenite | Self::Drivers => own("tungstenite"),
+            Self::Tungstenite => own("tungstenite"),
+            Self::Drivers => Err("drivers is no peer".to_owned()),
         }
     }
 }
