@@ -1,18 +1,26 @@
-//! A connection that can be cut off from outside, and whose writes never fail.
+//! A connection that can be cut off from outside, whose writes never fail, and that
+//! sends our own frames between those of its owner, the Engine.IO server.
 //!
 //! The Engine.IO server only notices a dead connection when it reads: a failed
 //! write during its handshake leaks the session, and a write that waits for a
 //! reader who has stopped waits for ever, holding what is needed to close it. So
 //! here a dead connection swallows writes and fails reads.
+//!
+//! It would also encode a packet anew for each client, and wake two tasks for it. Our
+//! frames are encoded once, and written by whoever reads the connection: many at a time.
+
+mod batch;
+mod cursor;
 
 use std::{
+    collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
@@ -23,6 +31,24 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
+pub(crate) use self::batch::PER_WRITE;
+use self::{batch::Batch, cursor::Cursor};
+use crate::frame::{Frame, Generation};
+
+/// What a connection sends besides what its owner writes.
+pub(crate) trait Frames: Send + Sync + 'static {
+    /// As which they are encoded.
+    fn generation(&self) -> Generation;
+
+    /// Whether this connection is a websocket from now on, behind its handshake. What the
+    /// owner writes then, begins with a frame.
+    fn have_begun(&self, connection: &Arc<Control>) -> bool;
+
+    /// Takes the next ones, if it is their turn. The owner has written `messages` of
+    /// Engine.IO since they began.
+    fn take(&self, messages: u64, into: &mut VecDeque<Frame>);
+}
+
 /// What can be done to a connection from outside, and what is known of it.
 #[derive(Default)]
 pub(crate) struct Control {
@@ -30,16 +56,14 @@ pub(crate) struct Control {
     stalled: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
-    flushes: AtomicU64,
-    on_flush: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    frames: OnceLock<Box<dyn Frames>>,
 }
 
 impl Control {
     /// Cuts the connection off.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
-        self.reader.wake();
-        self.writer.wake();
+        self.wake_both();
     }
 
     /// Whether it is cut off, or broken.
@@ -52,21 +76,30 @@ impl Control {
         self.stalled.load(Ordering::Acquire)
     }
 
-    /// How often everything written was handed to the kernel.
-    pub(crate) fn flushes(&self) -> u64 {
-        self.flushes.load(Ordering::Acquire)
+    /// Sends these as well. Only the first ones count.
+    pub(crate) fn carry(&self, frames: impl Frames) {
+        let _ = self.frames.set(Box::new(frames));
     }
 
-    /// Has `hook` called after each flush. Only the first hook counts.
-    pub(crate) fn on_flush(&self, hook: impl Fn() + Send + Sync + 'static) {
-        let _ = self.on_flush.set(Box::new(hook));
+    /// Has the reader look for frames.
+    pub(crate) fn wake_reader(&self) {
+        self.reader.wake();
     }
 
-    fn flushed(&self) {
-        self.flushes.fetch_add(1, Ordering::AcqRel);
-        if let Some(hook) = self.on_flush.get() {
-            hook();
-        }
+    fn wake_both(&self) {
+        self.reader.wake();
+        self.writer.wake();
+    }
+}
+
+/// The kernel tells one task that there is room, and both may wait for it.
+impl Wake for Control {
+    fn wake(self: Arc<Self>) {
+        self.wake_both();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.wake_both();
     }
 }
 
@@ -80,13 +113,28 @@ impl std::fmt::Debug for Control {
 
 /// A stream under a [`Control`].
 pub(crate) struct Connection<S> {
+    pipe: Pipe<S>,
+    /// Where the owner's frames end, once it writes such.
+    owner: Option<Cursor>,
+    /// The owner has something to write, and waits for the end of a frame of ours.
+    owner_waits: bool,
+    /// Frames of ours that are being written.
+    batch: Batch,
+    /// Counts the connection for as long as it is open, upgraded or not.
+    _permit: OwnedSemaphorePermit,
+}
+
+/// A stream whose writes end: it swallows them once the connection is dead.
+struct Pipe<S> {
     stream: S,
     control: Arc<Control>,
+    /// Wakes both tasks once there is room.
+    room: Waker,
+    /// Some of what was written may still be on its way to the kernel.
+    unflushed: bool,
     stall_limit: Duration,
     /// Runs while a write waits.
     stall: Option<Pin<Box<Sleep>>>,
-    /// Counts the connection for as long as it is open, upgraded or not.
-    _permit: OwnedSemaphorePermit,
 }
 
 impl<S> Connection<S> {
@@ -98,23 +146,101 @@ impl<S> Connection<S> {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            stream,
-            control,
-            stall_limit,
-            stall: None,
+            pipe: Pipe {
+                stream,
+                room: Waker::from(control.clone()),
+                control,
+                unflushed: false,
+                stall_limit,
+                stall: None,
+            },
+            owner: None,
+            owner_waits: false,
+            batch: Batch::new(),
             _permit: permit,
         }
+    }
+
+    /// Notes when the owner begins to write frames.
+    fn look_for_the_beginning(&mut self) {
+        let control = &self.pipe.control;
+        if self.owner.is_none()
+            && let Some(frames) = control.frames.get()
+            && frames.have_begun(control)
+        {
+            self.owner = Some(Cursor::default());
+            self.batch.speak(frames.generation());
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Connection<S> {
+    /// Writes frames of ours for as long as there are some, and room; none into a frame of
+    /// the owner, who goes first when he waits.
+    fn send(&mut self) -> Poll<()> {
+        let Some(owner) = &self.owner else {
+            return Poll::Ready(());
+        };
+        let may_begin = owner.is_between_frames() && !self.owner_waits;
+        loop {
+            if may_begin
+                && self.batch.is_empty()
+                && let Some(frames) = self.pipe.control.frames.get()
+            {
+                frames.take(owner.messages(), self.batch.frames());
+            }
+            let frames = if may_begin {
+                PER_WRITE
+            } else {
+                self.batch.begun()
+            };
+            if frames == 0 || self.batch.is_empty() {
+                break;
+            }
+            ready!(self.pipe.write_frames(&mut self.batch, frames));
+        }
+        if self.owner_waits {
+            self.pipe.control.writer.wake();
+        }
+        if self.pipe.unflushed {
+            ready!(self.pipe.flush());
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Pipe<S> {
+    /// Writes some of what is left of that many frames.
+    fn write_frames(&mut self, batch: &mut Batch, frames: usize) -> Poll<()> {
+        let (slices, count) = batch.slices(frames);
+        let slices = slices.get(..count).unwrap_or_default();
+        let write =
+            |stream: &mut S, cx: &mut Context<'_>| Pin::new(stream).poll_write_vectored(cx, slices);
+        match ready!(self.drive(write)) {
+            Some(written) => {
+                self.unflushed = true;
+                batch.advance(written);
+            }
+            None => batch.clear(),
+        }
+        Poll::Ready(())
+    }
+
+    fn flush(&mut self) -> Poll<()> {
+        ready!(self.drive(|stream, cx| Pin::new(stream).poll_flush(cx)));
+        self.unflushed = false;
+        Poll::Ready(())
     }
 
     /// Drives something that writes; `None` once the connection is dead.
     fn drive<T>(
         &mut self,
-        cx: &mut Context<'_>,
         write: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<Option<T>> {
         if self.control.is_dead() {
             return Poll::Ready(None);
         }
+        let cx = &mut Context::from_waker(&self.room);
         match write(&mut self.stream, cx) {
             Poll::Ready(Ok(value)) => {
                 self.stall = None;
@@ -125,10 +251,6 @@ impl<S> Connection<S> {
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                self.control.writer.register(cx.waker());
-                if self.control.is_dead() {
-                    return Poll::Ready(None);
-                }
                 let limit = self.stall_limit;
                 let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
                 ready!(stall.as_mut().poll(cx));
@@ -140,28 +262,30 @@ impl<S> Connection<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.control.reader.register(cx.waker());
-        if self.control.is_dead() {
+        self.pipe.control.reader.register(cx.waker());
+        self.look_for_the_beginning();
+        // What can't be written now is written when there is room: that wakes this task.
+        let _ = self.send();
+        if self.pipe.control.is_dead() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.pipe.stream).poll_read(cx, buf)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.drive(cx, |stream, cx| Pin::new(stream).poll_write(cx, buf))
-            .map(|written| Ok(written.unwrap_or(buf.len())))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -169,31 +293,51 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.drive(cx, |stream, cx| {
-            Pin::new(stream).poll_write_vectored(cx, bufs)
-        })
-        .map(|written| Ok(written.unwrap_or_else(|| bufs.iter().map(|buf| buf.len()).sum())))
+        let this = &mut *self;
+        this.pipe.control.writer.register(cx.waker());
+        this.look_for_the_beginning();
+        this.owner_waits = true;
+        while this.batch.begun() > 0 {
+            ready!(this.pipe.write_frames(&mut this.batch, 1));
+        }
+        let write =
+            |stream: &mut S, cx: &mut Context<'_>| Pin::new(stream).poll_write_vectored(cx, bufs);
+        let written = ready!(this.pipe.drive(write));
+        this.owner_waits = false;
+        let written = written.unwrap_or_else(|| bufs.iter().map(|buf| buf.len()).sum());
+        if let Some(owner) = &mut this.owner {
+            let mut left = written;
+            for buf in bufs {
+                let (here, _) = buf.split_at(left.min(buf.len()));
+                owner.advance(here);
+                left -= here.len();
+            }
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.pipe.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.drive(cx, |stream, cx| Pin::new(stream).poll_flush(cx)));
-        self.control.flushed();
+        self.pipe.control.writer.register(cx.waker());
+        ready!(self.pipe.flush());
+        let _ = self.send();
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.drive(cx, |stream, cx| Pin::new(stream).poll_shutdown(cx))
+        self.pipe.control.writer.register(cx.waker());
+        self.pipe
+            .drive(|stream, cx| Pin::new(stream).poll_shutdown(cx))
             .map(|_| Ok(()))
     }
 }
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.control.kill();
+        self.pipe.control.kill();
     }
 }
 
@@ -201,11 +345,15 @@ impl<S> Drop for Connection<S> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::{future::pending, sync::atomic::AtomicUsize};
+
+    use futures::StreamExt;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
         sync::Semaphore,
         time::timeout,
     };
+    use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
     use super::*;
 
@@ -255,6 +403,111 @@ mod tests {
         let mut connection = writing.await.unwrap();
         assert!(!control.is_dead());
         connection.write_all(&[0; 64]).await.unwrap();
+        assert!(control.has_stalled());
+    }
+
+    /// As many frames as are left, and what may stop them.
+    struct Numbered {
+        next: AtomicUsize,
+        last: usize,
+        behind: u64,
+    }
+
+    fn numbered(number: usize) -> Frame {
+        Frame::event("e", &format!("{number:0>40}"))
+    }
+
+    impl Frames for Numbered {
+        fn generation(&self) -> Generation {
+            Generation::Eio4
+        }
+
+        fn have_begun(&self, _: &Arc<Control>) -> bool {
+            true
+        }
+
+        fn take(&self, messages: u64, into: &mut VecDeque<Frame>) {
+            let from = self.next.load(Ordering::SeqCst);
+            if messages >= self.behind {
+                let to = self.last.min(from + 3);
+                into.extend((from..to).map(numbered));
+                self.next.store(to, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn frames(last: usize, behind: u64) -> Numbered {
+        Numbered {
+            next: AtomicUsize::new(0),
+            last,
+            behind,
+        }
+    }
+
+    /// What arrived, as the texts of whole frames.
+    async fn texts(client: DuplexStream, count: usize) -> Vec<String> {
+        let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        let texts = client.take(count).map(|message| message.unwrap());
+        let texts = texts.map(|message| message.to_text().unwrap().to_owned());
+        timeout(Duration::from_secs(20), texts.collect())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn frames_go_between_those_of_the_owner_and_neither_waits_for_ever() {
+        let (connection, client, control) = connection(Duration::from_secs(60)).await;
+        control.carry(frames(200, 0));
+        let (mut read, mut write) = tokio::io::split(connection);
+        tokio::spawn(async move { read.read_u8().await });
+        let owned: Vec<_> = (0..20).map(|n| format!("2{n}")).collect();
+        let written = owned.clone();
+        tokio::spawn(async move {
+            for text in written {
+                let head = [0x81, u8::try_from(text.len()).unwrap()];
+                write.write_all(&head).await.unwrap();
+                tokio::task::yield_now().await;
+                write.write_all(text.as_bytes()).await.unwrap();
+                write.flush().await.unwrap();
+            }
+            pending::<()>().await;
+            drop(write);
+        });
+        let texts = texts(client, 220).await;
+        let (theirs, ours): (Vec<_>, Vec<_>) = texts.iter().partition(|text| text.starts_with('2'));
+        assert!(theirs.into_iter().eq(&owned));
+        let expected = (0..200).map(|n| format!("4{}", numbered(n).text(Generation::Eio4)));
+        assert!(ours.into_iter().cloned().eq(expected));
+        let last = texts.iter().rposition(|text| text.starts_with('2'));
+        assert!(last < Some(200), "the owner's frames waited for all others");
+    }
+
+    #[tokio::test]
+    async fn frames_wait_for_the_messages_before_them() {
+        let (connection, client, control) = connection(Duration::from_secs(60)).await;
+        control.carry(frames(1, 2));
+        let (mut read, mut write) = tokio::io::split(connection);
+        tokio::spawn(async move { read.read_u8().await });
+        tokio::spawn(async move {
+            for text in ["4a", "2", "4b"] {
+                let head = [0x81, u8::try_from(text.len()).unwrap()];
+                write.write_all(&head).await.unwrap();
+                write.write_all(text.as_bytes()).await.unwrap();
+                write.flush().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            pending::<()>().await;
+            drop(write);
+        });
+        let ours = format!("4{}", numbered(0).text(Generation::Eio4));
+        assert_eq!(texts(client, 4).await, ["4a", "2", "4b", &ours]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_no_frames_is_cut_off() {
+        let (mut connection, _client, control) = connection(Duration::from_secs(10)).await;
+        control.carry(frames(5, 0));
+        assert!(connection.read_u8().await.is_err());
         assert!(control.has_stalled());
     }
 }

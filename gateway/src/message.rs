@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(refusal.stamp_id.as_deref(), Some("S"));
         assert_eq!(
             message_failure(FailCode::InvalidMessage, refusal.rule, Some("S"))
-                .packet(crate::frame::Generation::Eio4)
+                .text(crate::frame::Generation::Eio4)
                 .as_str(),
             r#"2["message_events",{"event_type":"fail","data":null,"code":"invalid_message","message":"topic_id not given","stamp_id":"S"}]"#
         );
@@ -471,7 +471,7 @@ mod tests {
         assert!(typing("{\"user_id\":\"1\",\"topic_id\":12}").is_err());
         assert_eq!(
             typing_failure(FailCode::NotAMember, "no")
-                .packet(crate::frame::Generation::Eio4)
+                .text(crate::frame::Generation::Eio4)
                 .as_str(),
             r#"2["typing_event",{"staus":"fail","status":"fail","data":{"code":"not_a_member","message":"no"}}]"#
         );

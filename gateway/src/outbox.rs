@@ -3,11 +3,16 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use engineioxide::Str;
+use socketioxide_core::packet::Packet;
+use tokio::sync::mpsc::{Sender, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::{Frame, Generation};
@@ -72,21 +77,68 @@ impl EndReason {
             Self::Shutdown => "shutdown",
         }
     }
+
+    /// Whether the client, who is there and listens, is told goodbye.
+    pub(crate) const fn is_told(self) -> bool {
+        !matches!(self, Self::SlowReader | Self::Left)
+    }
 }
 
 /// The transport below an outbox.
 pub trait Wire: Send + Sync + 'static {
-    /// Takes a packet, or gives it back when there is no room now. Whoever gives
-    /// back calls [`Outbox::pump`] once there is room.
-    ///
-    /// # Errors
-    /// The packet itself.
-    fn try_send(&self, packet: Str) -> Result<(), Str>;
+    /// Takes from what waits, oldest first, what it has room for now. Whoever leaves
+    /// something comes back for it, by [`Outbox::pump`] or by fetching it.
+    fn take(&self, waiting: &mut Waiting);
 }
 
-impl Wire for tokio::sync::mpsc::Sender<Str> {
-    fn try_send(&self, packet: Str) -> Result<(), Str> {
-        Self::try_send(self, packet).map_err(tokio::sync::mpsc::error::TrySendError::into_inner)
+impl Wire for Sender<Str> {
+    fn take(&self, waiting: &mut Waiting) {
+        let generation = waiting.generation;
+        while let Some(frame) = waiting.front() {
+            match self.try_send(frame.text(generation).clone()) {
+                Ok(()) => drop(waiting.pop()),
+                Err(TrySendError::Full(_) | TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+}
+
+/// What waits for the transport.
+#[derive(Debug)]
+pub struct Waiting {
+    generation: Generation,
+    frames: VecDeque<Frame>,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// Which generation its client speaks.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The oldest, that goes next.
+    #[must_use]
+    pub fn front(&self) -> Option<&Frame> {
+        self.frames.front()
+    }
+
+    /// Takes the oldest out.
+    pub fn pop(&mut self) -> Option<Frame> {
+        let frame = self.frames.pop_front()?;
+        self.bytes = self.bytes.saturating_sub(frame.len(self.generation));
+        Some(frame)
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.bytes += frame.len(self.generation);
+        self.frames.push_back(frame);
+    }
+
+    fn clear(&mut self) {
+        self.frames = VecDeque::new();
+        self.bytes = 0;
     }
 }
 
@@ -99,13 +151,13 @@ struct Shared {
     limits: OutboxLimits,
     wire: Box<dyn Wire>,
     ended: CancellationToken,
+    /// The same, for those who ask at each delivery: the token has a lock inside.
+    is_ended: AtomicBool,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    waiting: VecDeque<Str>,
-    bytes: usize,
+    waiting: Waiting,
     /// When the transport last took something, while packets wait.
     moved_at: Option<Instant>,
     end: Option<EndReason>,
@@ -120,7 +172,16 @@ impl Outbox {
             limits,
             wire: Box::new(wire),
             ended: CancellationToken::new(),
-            state: Mutex::default(),
+            is_ended: AtomicBool::new(false),
+            state: Mutex::new(State {
+                waiting: Waiting {
+                    generation,
+                    frames: VecDeque::new(),
+                    bytes: 0,
+                },
+                moved_at: None,
+                end: None,
+            }),
         }))
     }
 
@@ -133,20 +194,15 @@ impl Outbox {
     /// Sends a frame after those before. Never waits; a socket that is over its
     /// bounds is ended, and one that has ended swallows it.
     pub fn push(&self, frame: &Frame) {
-        self.push_packet(frame.packet(self.0.generation));
-    }
-
-    /// The same for any encoded packet.
-    pub(crate) fn push_packet(&self, packet: Str) {
         let over = {
             let mut state = self.state();
             if state.end.is_some() {
                 return;
             }
-            state.bytes += packet.len();
-            state.waiting.push_back(packet);
+            state.waiting.push(frame.clone());
             self.0.pump(&mut state);
-            state.waiting.len() > self.0.limits.packets || state.bytes > self.0.limits.bytes
+            let (waiting, limits) = (&state.waiting, &self.0.limits);
+            waiting.frames.len() > limits.packets || waiting.bytes > limits.bytes
         };
         if over {
             self.end(EndReason::SlowReader);
@@ -158,10 +214,35 @@ impl Outbox {
         self.0.pump(&mut self.state());
     }
 
+    /// Takes the oldest, if it may: at most that many frames, and only what begins within
+    /// the next bytes. Nothing goes another way while it is asked whether it may.
+    pub(crate) fn take_if(
+        &self,
+        may: impl FnOnce() -> bool,
+        (frames, bytes): (usize, usize),
+        into: &mut VecDeque<Frame>,
+    ) {
+        let mut state = self.state();
+        if state.waiting.frames.is_empty() || !may() {
+            return;
+        }
+        let rest = state.waiting.bytes.saturating_sub(bytes);
+        for _ in 0..frames {
+            let Some(frame) = state.waiting.pop() else {
+                break;
+            };
+            into.push_back(frame);
+            if state.waiting.bytes <= rest {
+                break;
+            }
+        }
+        state.moved(true);
+    }
+
     /// How many packets the transport has not taken yet.
     #[must_use]
     pub fn backlog(&self) -> usize {
-        self.state().waiting.len()
+        self.state().waiting.frames.len()
     }
 
     /// Ends the socket, if packets have waited too long while the transport took none.
@@ -175,7 +256,8 @@ impl Outbox {
         }
     }
 
-    /// Ends the socket: nothing more is sent or heard. Only the first reason counts.
+    /// Ends the socket: what comes after is neither sent nor heard. Who is still there is
+    /// told what waits, and goodbye. Only the first reason counts.
     pub fn end(&self, reason: EndReason) {
         {
             let mut state = self.state();
@@ -183,9 +265,14 @@ impl Outbox {
                 return;
             }
             state.end = Some(reason);
-            state.waiting = VecDeque::new();
-            state.bytes = 0;
+            if reason.is_told() {
+                state.waiting.push(Frame::packet(Packet::disconnect("/")));
+                self.0.pump(&mut state);
+            } else {
+                state.waiting.clear();
+            }
             state.moved_at = None;
+            self.0.is_ended.store(true, Ordering::Release);
         }
         self.0.ended.cancel();
         metrics::counter!("drivers_gateway_sockets_ended_total", "reason" => reason.as_str())
@@ -195,7 +282,7 @@ impl Outbox {
     /// Whether it was ended.
     #[must_use]
     pub fn is_ended(&self) -> bool {
-        self.0.ended.is_cancelled()
+        self.0.is_ended.load(Ordering::Acquire)
     }
 
     /// Why, once it was.
@@ -217,20 +304,20 @@ impl Outbox {
 
 impl Shared {
     fn pump(&self, state: &mut State) {
-        let mut moved = false;
-        while let Some(packet) = state.waiting.pop_front() {
-            let bytes = packet.len();
-            if let Err(packet) = self.wire.try_send(packet) {
-                state.waiting.push_front(packet);
-                break;
-            }
-            state.bytes = state.bytes.saturating_sub(bytes);
-            moved = true;
-        }
-        if state.waiting.is_empty() {
-            state.moved_at = None;
-        } else if moved || state.moved_at.is_none() {
-            state.moved_at = Some(Instant::now());
+        let before = state.waiting.frames.len();
+        self.wire.take(&mut state.waiting);
+        let moved = state.waiting.frames.len() < before;
+        state.moved(moved);
+    }
+}
+
+impl State {
+    /// Notes that the transport took something, or had the chance to.
+    fn moved(&mut self, moved: bool) {
+        if self.waiting.frames.is_empty() {
+            self.moved_at = None;
+        } else if self.end.is_none() && (moved || self.moved_at.is_none()) {
+            self.moved_at = Some(Instant::now());
         }
     }
 }
@@ -260,8 +347,7 @@ impl AckReply {
 
     /// Acknowledges with the payload of `frame`.
     pub fn answer(self, frame: &Frame) {
-        self.outbox
-            .push_packet(frame.ack_packet(self.id, self.outbox.generation()));
+        self.outbox.push(&frame.ack(self.id));
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     error::FailCode,
-    frame::{Frame, Generation, encode_for},
+    frame::{Frame, Generation},
     message::{
         self, Event, MESSAGE_EVENTS, SIGNIN_REQUEST, SignInFailure, TYPING_EVENT, message_failure,
         sign_in_failure, sign_in_success, typing_failure,
@@ -241,8 +241,7 @@ impl Session {
     }
 
     fn send(&self, packet: Packet) {
-        self.outbox
-            .push_packet(encode_for(self.outbox.generation(), packet));
+        self.outbox.push(&Frame::packet(packet));
     }
 
     /// Answers an event, and its acknowledgement with the same payload.

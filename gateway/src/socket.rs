@@ -36,13 +36,13 @@ use crate::{
     config::Config,
     connection::Control,
     double_utf8::DoubleUtf8,
-    frame::{Generation, encode_for},
+    frame::{Frame, Generation},
     outbox::{EndReason, Outbox},
     rate_limit::Limiter,
     rules::Rules,
     session::Session,
 };
-use wire::EngineWire;
+use wire::{EngineWire, Outgoing};
 
 /// The most that one packet may have.
 pub(crate) const MAX_FRAME: usize = 256 << 10;
@@ -200,8 +200,7 @@ impl EngineIoHandler for Sockets {
             .insert(socket.id, peer.clone());
         metrics::counter!("drivers_gateway_sockets_opened_total").increment(1);
         if generation == Generation::Eio3 {
-            peer.outbox
-                .push_packet(encode_for(generation, Packet::connect("/", None)));
+            peer.outbox.push(&Frame::packet(Packet::connect("/", None)));
         }
         let session = Session::new(&self, peer.clone(), received);
         self.tasks.spawn(async move {
@@ -306,13 +305,7 @@ impl Peer {
         if current.as_ref().is_some_and(|current| !current.is_dead()) {
             return false;
         }
-        let peer = Arc::downgrade(self);
-        control.on_flush(move || {
-            if let Some(peer) = peer.upgrade() {
-                peer.outbox.pump();
-            }
-        });
-        self.wire.attach(control.clone());
+        control.carry(Outgoing::new(self));
         *current = Some(control);
         true
     }

@@ -4,11 +4,9 @@
 use std::time::Duration;
 
 use engineioxide::DisconnectReason;
-use socketioxide_core::packet::Packet;
 use tokio::time::timeout;
 
 use crate::{
-    frame::encode_for,
     outbox::EndReason,
     socket::{Peer, Slot},
 };
@@ -23,12 +21,9 @@ pub(super) async fn close(peer: &Peer) {
     let Some(socket) = peer.wire.socket() else {
         return;
     };
-    let reason = peer.outbox.end_reason();
-    if !matches!(reason, Some(EndReason::SlowReader | EndReason::Left)) {
+    if peer.outbox.end_reason().is_some_and(EndReason::is_told) {
         // Until he is gone his bytes are read and ignored: closing on unread bytes
         // resets the connection, and what was sent last would not arrive.
-        let goodbye = encode_for(peer.outbox.generation(), Packet::disconnect("/"));
-        let _ = socket.emit(goodbye);
         let _ = timeout(GRACE, peer.gone.cancelled()).await;
     }
     finish(peer, &socket).await;

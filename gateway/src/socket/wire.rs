@@ -1,48 +1,53 @@
-//! The way into Engine.IO's queue of one session, never filled to the brim: a
-//! heartbeat that finds it full ends the session.
+//! The way of our packets to one client. On polling they go into Engine.IO's queue,
+//! never filled to the brim: a heartbeat that finds it full ends the session. A
+//! websocket's [`Connection`](crate::connection::Connection) fetches them by itself,
+//! as frames that are encoded already: Engine.IO would encode them for each client.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+};
 
-use engineioxide::{Str, TransportType, socket::Socket};
-use tokio::sync::mpsc::error::TrySendError;
+use engineioxide::{TransportType, socket::Socket};
 
-use crate::{connection::Control, outbox::Wire, socket::Slot};
+use crate::{
+    connection::{Control, Frames, PER_WRITE},
+    frame::{Frame, Generation},
+    outbox::{Waiting, Wire},
+    socket::{Peer, Slot},
+};
 
 /// Packets that Engine.IO's queue holds.
-pub(super) const QUEUE: usize = 128;
-/// Packets that go into the queue of a websocket before the next flush. When it
-/// ends, at most those behind the flush before are still there: twice this and
-/// Engine.IO's own packets must fit the queue.
-const PER_FLUSH: usize = 60;
+pub(super) const QUEUE: usize = 32;
 /// Packets of ours in one polling payload. Python's engineio refuses more than 16
-/// in all, and Engine.IO may add a heartbeat, a no-op and our goodbye.
-const PER_POLL: usize = 13;
+/// in all, and Engine.IO may add a heartbeat and a no-op.
+const PER_POLL: usize = 14;
 /// Their bytes. What is over Engine.IO's own limit for a payload it keeps aside,
 /// and forgets when the session upgrades.
 const BYTES_PER_POLL: usize = 1 << 20;
+/// A websocket fetches what it writes at once, up to the frame with the last of these.
+const BYTES_PER_WRITE: usize = 64 << 10;
 
 pub(super) struct EngineWire {
     socket: Weak<Socket<Slot>>,
-    state: Mutex<State>,
+    /// What went into Engine.IO's queue while the session was on polling.
+    queue: Mutex<Queue>,
+    /// The connection of the websocket that the session is on.
+    websocket: OnceLock<Arc<Control>>,
 }
 
 #[derive(Default)]
-struct State {
-    /// On polling: what is in the queue.
-    queued: usize,
-    queued_bytes: usize,
-    /// On websocket: what went in since the last flush that counts.
-    since_flush: usize,
-    /// How many flushes there had been when the window was used up.
-    flushes: u64,
-    control: Option<Arc<Control>>,
+struct Queue {
+    packets: usize,
+    bytes: usize,
 }
 
 impl EngineWire {
     pub(super) fn new(socket: &Arc<Socket<Slot>>) -> Self {
         Self {
             socket: Arc::downgrade(socket),
-            state: Mutex::default(),
+            queue: Mutex::default(),
+            websocket: OnceLock::new(),
         }
     }
 
@@ -51,72 +56,93 @@ impl EngineWire {
         self.socket.upgrade()
     }
 
-    pub(super) fn attach(&self, control: Arc<Control>) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .control = Some(control);
-    }
-
     /// A poll took that many packets of ours.
     pub(super) fn polled(&self, packets: usize, bytes: usize) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.queued = state.queued.saturating_sub(packets);
-        state.queued_bytes = match state.queued {
+        let mut queue = self.queue();
+        queue.packets = queue.packets.saturating_sub(packets);
+        queue.bytes = match queue.packets {
             0 => 0,
-            _ => state.queued_bytes.saturating_sub(bytes),
+            _ => queue.bytes.saturating_sub(bytes),
         };
+    }
+
+    fn is_on_websocket(&self) -> bool {
+        self.socket()
+            .is_some_and(|socket| socket.transport_type() == TransportType::Websocket)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn has_room(&mut self, transport: TransportType, bytes: usize) -> bool {
-        match transport {
-            TransportType::Polling => {
-                self.queued == 0
-                    || (self.queued < PER_POLL && self.queued_bytes + bytes <= BYTES_PER_POLL)
-            }
-            TransportType::Websocket => {
-                let flushes = self.control.as_ref().map_or(0, |control| control.flushes());
-                if self.since_flush >= PER_FLUSH {
-                    if flushes <= self.flushes {
-                        return false;
-                    }
-                    self.since_flush = 0;
-                }
-                // Read before the last packet goes in: so a flush is still to come.
-                if self.since_flush + 1 == PER_FLUSH {
-                    self.flushes = flushes;
-                }
-                true
-            }
-        }
+impl Queue {
+    fn has_room(&self, bytes: usize) -> bool {
+        self.packets == 0 || (self.packets < PER_POLL && self.bytes + bytes <= BYTES_PER_POLL)
     }
 }
 
 impl Wire for Arc<EngineWire> {
-    fn try_send(&self, packet: Str) -> Result<(), Str> {
-        let Some(socket) = self.socket.upgrade() else {
-            return Err(packet);
-        };
-        let transport = socket.transport_type();
-        let bytes = packet.len();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.has_room(transport, bytes) {
-            return Err(packet);
+    fn take(&self, waiting: &mut Waiting) {
+        if let Some(websocket) = self.websocket.get() {
+            websocket.wake_reader();
+            return;
         }
-        match socket.emit(packet) {
-            Ok(()) => {
-                match transport {
-                    TransportType::Polling => {
-                        state.queued += 1;
-                        state.queued_bytes += bytes;
-                    }
-                    TransportType::Websocket => state.since_flush += 1,
-                }
-                Ok(())
+        let Some(socket) = self.socket() else { return };
+        let generation = waiting.generation();
+        let mut queue = self.queue();
+        while let Some(frame) = waiting.front() {
+            let bytes = frame.len(generation);
+            // One that goes in just as the upgrade ends is written by Engine.IO still.
+            if socket.transport_type() == TransportType::Websocket
+                || !queue.has_room(bytes)
+                || socket.emit(frame.text(generation).clone()).is_err()
+            {
+                return;
             }
-            Err(TrySendError::Full(packet) | TrySendError::Closed(packet)) => Err(packet),
+            queue.packets += 1;
+            queue.bytes += bytes;
+            waiting.pop();
+        }
+    }
+}
+
+/// What the connection of a websocket sends for a client.
+pub(super) struct Outgoing {
+    peer: Weak<Peer>,
+    generation: Generation,
+}
+
+impl Outgoing {
+    pub(super) fn new(peer: &Arc<Peer>) -> Self {
+        Self {
+            peer: Arc::downgrade(peer),
+            generation: peer.outbox.generation(),
+        }
+    }
+}
+
+impl Frames for Outgoing {
+    fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    fn have_begun(&self, connection: &Arc<Control>) -> bool {
+        let Some(peer) = self.peer.upgrade() else {
+            return false;
+        };
+        let begun = peer.wire.is_on_websocket();
+        if begun {
+            let _ = peer.wire.websocket.set(connection.clone());
+        }
+        begun
+    }
+
+    fn take(&self, messages: u64, into: &mut VecDeque<Frame>) {
+        if let Some(peer) = self.peer.upgrade() {
+            // First what is in Engine.IO's queue since the session was on polling.
+            let is_our_turn = || messages >= peer.wire.queue().packets as u64;
+            (peer.outbox).take_if(is_our_turn, (PER_WRITE, BYTES_PER_WRITE), into);
         }
     }
 }

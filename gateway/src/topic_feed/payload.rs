@@ -111,7 +111,7 @@ mod tests {
             })),
         };
         assert_eq!(
-            sent(&entry).unwrap().packet(Generation::Eio4).as_str(),
+            sent(&entry).unwrap().text(Generation::Eio4).as_str(),
             r#"2["message_events",{"event_type":"sent","data":{"id":5357,"stamp_id":"6D0F4Z15","topic_id":49,"owner":{"id":15,"username":"Sardor"},"reply_to":null,"body":"foobar","attrs":null,"sent_at":1455667133264,"has_media":false,"seq":12}}]"#
         );
         let Some(Kind::Message(message)) = &mut entry.kind else {
@@ -120,7 +120,8 @@ mod tests {
         message.stamp_id.clear();
         message.reply_to = 5356;
         message.attrs_json = r#"{"lat":41.31100000000000000001,"n":1e400}"#.into();
-        let packet = sent(&entry).unwrap().packet(Generation::Eio4);
+        let frame = sent(&entry).unwrap();
+        let packet = frame.text(Generation::Eio4);
         assert!(packet.contains(r#""stamp_id":null,"#));
         assert!(packet.contains(r#""reply_to":5356,"#));
         assert!(packet.contains(r#""attrs":{"lat":41.31100000000000000001,"n":1e400},"#));
