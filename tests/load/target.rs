@@ -50,6 +50,8 @@ pub(crate) struct Remote {
 pub(crate) enum Which {
     /// Ours: one process, embedded store, everything durable
     Drivers,
+    /// Another build of ours, the program that DRIVERS_BEFORE names
+    DriversBefore,
     /// Socket.IO 4.8 on Node with `ws`: broadcasts only
     Node,
     /// The same behind SQLite (WAL, synchronous=FULL), one transaction for all that came meanwhile
@@ -169,8 +171,16 @@ impl Which {
     }
 
     async fn start(self) -> Result<Running, String> {
-        if self == Self::Drivers {
-            let started = Server::start_blocking(&Folder::new(), &Options::default());
+        let ours = match self {
+            Self::Drivers => Some(Options::default()),
+            Self::DriversBefore => Some(Options {
+                binary: Some(before()?),
+                ..Options::default()
+            }),
+            _ => None,
+        };
+        if let Some(options) = ours {
+            let started = Server::start_blocking(&Folder::new(), &options);
             let server = started.map_err(|ended| format!("drivers ended:\n{}", ended.log))?;
             return Ok(Running {
                 address: server.at.public,
@@ -228,7 +238,7 @@ impl Which {
             Self::Centrifuge => Ok(Command::new(centrifuge()?)),
             Self::Socketioxide => own("socketioxide"),
             Self::Tungstenite => own("tungstenite"),
-            Self::Drivers => Err("drivers is no peer".to_owned()),
+            Self::Drivers | Self::DriversBefore => Err("drivers is no peer".to_owned()),
         }
     }
 }
@@ -314,6 +324,11 @@ fn peers() -> PathBuf {
 
 fn this() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| error.to_string())
+}
+
+fn before() -> Result<PathBuf, String> {
+    let path = std::env::var_os("DRIVERS_BEFORE").map(PathBuf::from);
+    path.ok_or_else(|| "DRIVERS_BEFORE names no program".to_owned())
 }
 
 fn centrifuge() -> Result<PathBuf, String> {

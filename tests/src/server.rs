@@ -65,6 +65,8 @@ pub struct Options {
     pub seed_file: Option<String>,
     /// Whether rate limits are on; off unless said.
     pub rate_limits: bool,
+    /// The program; [`binary`] unless said.
+    pub binary: Option<PathBuf>,
     /// A bug that is planted, into [`sabotaged_binary`].
     pub sabotage: Option<&'static str>,
 }
@@ -283,9 +285,10 @@ impl Server {
         };
         let log = folder.file(&format!("log-{start}"));
         let output = fs::File::create(&log).unwrap();
-        let program = match options.sabotage {
-            None => binary(),
-            Some(_) => sabotaged_binary(),
+        let program = match (&options.binary, options.sabotage) {
+            (Some(program), _) => program.clone(),
+            (None, None) => binary(),
+            (None, Some(_)) => sabotaged_binary(),
         };
         let mut command = Command::new(&program);
         if let Some(bug) = options.sabotage {
