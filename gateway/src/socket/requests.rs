@@ -8,6 +8,7 @@ use engineioxide::{TransportType, config::EngineIoConfig, service::EngineIoServi
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SEC_WEBSOCKET_KEY, UPGRADE},
+    request,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) const PATH: &str = "/socket.io";
 /// The most that one polling body may have once signed in; before, one packet's worth.
 const MAX_BODY: usize = 2 << 20;
+/// What a websocket reads at once. Each keeps that much, and most wait for a heartbeat.
+const READ_BUFFER: usize = 512;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -49,6 +52,7 @@ impl Requests {
             .max_payload(MAX_BODY as u64)
             .ws_max_message_size(MAX_FRAME)
             .ws_max_frame_size(MAX_FRAME)
+            .ws_read_buffer_size(READ_BUFFER)
             .build();
         Self {
             engine: EngineIoService::with_config(sockets.clone(), config),
@@ -192,20 +196,30 @@ impl Requests {
     }
 
     async fn engine<B>(&self, request: Request<B>, body: Packets) -> Response<Body> {
-        let (mut parts, _) = request.into_parts();
-        // They stay in memory as long as the session: only what is needed later.
-        let mut headers = HeaderMap::new();
-        for name in [CONTENT_TYPE, SEC_WEBSOCKET_KEY] {
-            if let Some(value) = parts.headers.remove(&name) {
-                headers.insert(name, value);
-            }
-        }
-        parts.headers = headers;
+        let (parts, _) = request.into_parts();
+        let parts = kept(parts);
         let mut engine = self.engine.clone();
         let Ok(engine) = ServiceExt::<Request<Packets>>::ready(&mut engine).await;
         let Ok(response) = Service::call(engine, Request::from_parts(parts, body)).await;
         response.map(Body::new)
     }
+}
+
+/// What stays in memory as long as the session: only what is needed later, and copied, for
+/// these are parts of the buffer that the request was read into.
+fn kept(mut parts: request::Parts) -> request::Parts {
+    let mut headers = HeaderMap::new();
+    for name in [CONTENT_TYPE, SEC_WEBSOCKET_KEY] {
+        let value = parts.headers.get(&name).map(HeaderValue::as_bytes);
+        if let Some(Ok(value)) = value.map(HeaderValue::from_bytes) {
+            headers.insert(name, value);
+        }
+    }
+    parts.headers = headers;
+    if let Ok(uri) = parts.uri.to_string().parse() {
+        parts.uri = uri;
+    }
+    parts
 }
 
 /// The answer to a poll that comes during an upgrade.
