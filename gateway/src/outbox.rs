@@ -194,12 +194,19 @@ impl Outbox {
     /// Sends a frame after those before. Never waits; a socket that is over its
     /// bounds is ended, and one that has ended swallows it.
     pub fn push(&self, frame: &Frame) {
+        self.push_all(std::iter::once(frame));
+    }
+
+    /// The same for several, which are handed over together.
+    pub(crate) fn push_all<'a>(&self, frames: impl Iterator<Item = &'a Frame>) {
         let over = {
             let mut state = self.state();
             if state.end.is_some() {
                 return;
             }
-            state.waiting.push(frame.clone());
+            for frame in frames {
+                state.waiting.push(frame.clone());
+            }
             self.0.pump(&mut state);
             let (waiting, limits) = (&state.waiting, &self.0.limits);
             waiting.frames.len() > limits.packets || waiting.bytes > limits.bytes

@@ -13,6 +13,7 @@ mod recent;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod sequence;
+mod wave;
 mod window;
 
 use std::{
@@ -47,6 +48,7 @@ use self::{
     pace::Pace,
     recent::Recent,
     sequence::Sequence,
+    wave::Wave,
     window::Window,
 };
 use crate::{
@@ -150,6 +152,8 @@ pub(crate) struct TopicFeed {
     /// Those who wait for the opening.
     arriving: Arrivals,
     audience: Audience,
+    /// What was let out last, and is on its way still.
+    wave: Option<Wave>,
     recent: Recent,
     outgoing: VecDeque<Outgoing>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -176,6 +180,7 @@ impl TopicFeed {
             following: None,
             arriving: Arrivals::default(),
             audience: Audience::default(),
+            wave: None,
             recent: Recent::default(),
             outgoing: VecDeque::new(),
             jobs: FuturesUnordered::new(),
@@ -261,6 +266,7 @@ impl TopicFeed {
             self.open(now),
             self.heal(now),
             self.catch_up(now),
+            self.go_out(now),
             self.linger(now),
         ];
         wake_at.into_iter().flatten().min()
@@ -453,6 +459,9 @@ impl TopicFeed {
     }
 
     fn unlisten(&mut self, id: SessionId) {
+        // What only waits for a wave he has; the answers to what he sent are among it.
+        self.wave = None;
+        self.let_out();
         self.audience.unlisten(id, self.last());
         self.arriving.withdraw(id);
         if self.audience.is_empty() && self.arriving.is_empty() {
@@ -511,22 +520,36 @@ impl TopicFeed {
         }
     }
 
-    /// Lets out what is next in order.
+    /// Lets out what is next in order, once the wave before is over.
     fn let_out(&mut self) {
         let Some(following) = &mut self.following else {
             return;
         };
-        let before = following.sequence.last();
+        let now = Instant::now();
+        let wave = self.wave.as_ref();
+        if !following.sequence.has_next() || wave.is_some_and(|one| one.lasts_until(now).is_some())
+        {
+            return;
+        }
+        let mut entries = Vec::new();
         while let Some((seq, frame)) = following.sequence.next() {
-            if let Some(frame) = frame {
-                self.audience.tell(seq, &frame);
-            }
+            entries.extend(frame.map(|frame| (seq, frame)));
         }
         let last = following.sequence.last();
-        if last > before {
-            self.progress.0.store(last.get(), Ordering::Relaxed);
-            self.audience.let_out(Some(last));
-        }
+        self.wave = self.audience.tell(&entries);
+        self.progress.0.store(last.get(), Ordering::Relaxed);
+        self.audience.let_out(Some(last));
+    }
+
+    /// Lets out what had to wait for the wave before; says when to look again.
+    fn go_out(&mut self, now: Instant) -> Option<Instant> {
+        self.let_out();
+        let following = self.following.as_ref()?;
+        let wave = self.wave.as_ref()?;
+        following
+            .sequence
+            .has_next()
+            .then(|| wave.lasts_until(now))?
     }
 
     /// Answers the messages of one call; says whether message-svc did.

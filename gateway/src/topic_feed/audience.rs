@@ -10,7 +10,7 @@ use std::{
 use chassis::id::Seq;
 use proto::message::v1::Entry;
 
-use super::payload;
+use super::{payload, wave::Wave};
 use crate::{frame::Frame, hub::SessionId, rules::SessionHandle};
 
 #[derive(Default)]
@@ -179,16 +179,27 @@ impl Audience {
         }
     }
 
-    /// Tells all listeners of the next entry in order.
-    pub(super) fn tell(&mut self, seq: Seq, frame: &Frame) {
+    /// Tells all listeners of the next entries in order. Gives the wave in which that goes
+    /// out, where there are many.
+    pub(super) fn tell(&mut self, entries: &[(Seq, Frame)]) -> Option<Wave> {
+        let stride = Wave::stride(self.listeners.len());
+        let (mut probes, mut place) = (Vec::new(), 0);
         self.listeners.retain(|_, listener| {
-            if seq > listener.from {
-                listener.session.outbox.push(frame);
-                #[cfg(feature = "sabotage")]
-                super::sabotage::told(&listener.session.outbox, frame);
+            let outbox = &listener.session.outbox;
+            let had = entries.partition_point(|(seq, _)| *seq <= listener.from);
+            let entries = entries.get(had..).unwrap_or_default();
+            outbox.push_all(entries.iter().map(|(_, frame)| frame));
+            #[cfg(feature = "sabotage")]
+            for (_, frame) in entries {
+                super::sabotage::told(outbox, frame);
             }
-            !listener.session.outbox.is_ended()
+            place += 1;
+            if stride.is_some_and(|stride| place % stride == 0) {
+                probes.push(outbox.clone());
+            }
+            !outbox.is_ended()
         });
+        stride.map(|_| Wave::new(probes, Instant::now()))
     }
 
     /// Tells all listeners but one of something that has no place in the order.

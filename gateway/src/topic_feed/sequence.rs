@@ -60,6 +60,11 @@ impl<T> Sequence<T> {
         Some((seq, entry))
     }
 
+    /// Whether that is so.
+    pub(super) fn has_next(&self) -> bool {
+        (self.held.keys().next()).is_some_and(|first| *first == self.last.next())
+    }
+
     /// Goes on behind what is missing.
     #[cfg(feature = "sabotage")]
     pub(super) fn skip_hole(&mut self) {
