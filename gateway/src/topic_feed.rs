@@ -583,6 +583,14 @@ impl TopicFeed {
         let succeeded = again.is_empty() || !verdicts.is_empty();
         again.append(&mut self.outgoing);
         self.outgoing = again;
+        for (_, verdict) in verdicts.iter().rev() {
+            if let Verdict::Sent(sent) = verdict
+                && let Some(entry) = &sent.entry
+            {
+                self.offer(entry);
+            }
+        }
+        self.let_out();
         for (outgoing, verdict) in verdicts.into_iter().rev() {
             match verdict {
                 Verdict::Sent(sent) => self.answer_sent(outgoing, &sent),
@@ -601,8 +609,6 @@ impl TopicFeed {
             return;
         };
         let seq = Seq::new(entry.seq);
-        self.offer(entry);
-        self.let_out();
         let Outgoing {
             session,
             ack,
