@@ -154,6 +154,8 @@ pub(crate) struct TopicFeed {
     audience: Audience,
     /// What was let out last, and is on its way still.
     wave: Option<Wave>,
+    /// Since when something is next in order and waits for more.
+    next_since: Option<Instant>,
     recent: Recent,
     outgoing: VecDeque<Outgoing>,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -181,6 +183,7 @@ impl TopicFeed {
             arriving: Arrivals::default(),
             audience: Audience::default(),
             wave: None,
+            next_since: None,
             recent: Recent::default(),
             outgoing: VecDeque::new(),
             jobs: FuturesUnordered::new(),
@@ -266,7 +269,7 @@ impl TopicFeed {
             self.open(now),
             self.heal(now),
             self.catch_up(now),
-            self.go_out(now),
+            self.let_out(now),
             self.linger(now),
         ];
         wake_at.into_iter().flatten().min()
@@ -353,7 +356,7 @@ impl TopicFeed {
         }
         #[cfg(feature = "sabotage")]
         if sabotage::drops_holes(&mut self.following) {
-            self.let_out();
+            self.let_all_out();
             return None;
         }
         metrics::counter!("drivers_gateway_feed_reads_total").increment(1);
@@ -460,8 +463,7 @@ impl TopicFeed {
 
     fn unlisten(&mut self, id: SessionId) {
         // What only waits for a wave he has; the answers to what he sent are among it.
-        self.wave = None;
-        self.let_out();
+        self.let_all_out();
         self.audience.unlisten(id, self.last());
         self.arriving.withdraw(id);
         if self.audience.is_empty() && self.arriving.is_empty() {
@@ -480,7 +482,6 @@ impl TopicFeed {
                         for entry in &appended.entries {
                             self.offer(entry);
                         }
-                        self.let_out();
                     }
                     Event::Typing(typing) => self.tell_typing(&typing),
                 },
@@ -520,15 +521,37 @@ impl TopicFeed {
         }
     }
 
-    /// Lets out what is next in order, once the wave before is over.
-    fn let_out(&mut self) {
+    /// Lets out what is next in order, unless it waits for more to go out with it; says
+    /// until when.
+    fn let_out(&mut self, now: Instant) -> Option<Instant> {
+        let following = self.following.as_ref()?;
+        if !following.sequence.has_next() {
+            return None;
+        }
+        let since = *self.next_since.get_or_insert(now);
+        let wave = self.wave.as_ref();
+        let waits_until = wave
+            .and_then(|wave| wave.lasts_until(now))
+            .or_else(|| self.joins_until(since, now));
+        if waits_until.is_none() {
+            self.let_all_out();
+        }
+        waits_until
+    }
+
+    /// What is next since then waits for the call that is under way, which brings more.
+    fn joins_until(&self, since: Instant, now: Instant) -> Option<Instant> {
+        let until = since + wave::JOIN;
+        let joins = self.under_way.sending.is_some() && self.audience.is_crowd() && now < until;
+        joins.then_some(until)
+    }
+
+    fn let_all_out(&mut self) {
+        self.next_since = None;
         let Some(following) = &mut self.following else {
             return;
         };
-        let now = Instant::now();
-        let wave = self.wave.as_ref();
-        if !following.sequence.has_next() || wave.is_some_and(|one| one.lasts_until(now).is_some())
-        {
+        if !following.sequence.has_next() {
             return;
         }
         let mut entries = Vec::new();
@@ -539,17 +562,6 @@ impl TopicFeed {
         self.wave = self.audience.tell(&entries);
         self.progress.0.store(last.get(), Ordering::Relaxed);
         self.audience.let_out(Some(last));
-    }
-
-    /// Lets out what had to wait for the wave before; says when to look again.
-    fn go_out(&mut self, now: Instant) -> Option<Instant> {
-        self.let_out();
-        let following = self.following.as_ref()?;
-        let wave = self.wave.as_ref()?;
-        following
-            .sequence
-            .has_next()
-            .then(|| wave.lasts_until(now))?
     }
 
     /// Answers the messages of one call; says whether message-svc did.
@@ -590,7 +602,11 @@ impl TopicFeed {
                 self.offer(entry);
             }
         }
-        self.let_out();
+        // What has waited for this call goes out now; else it waits for the next one.
+        if self.next_since.is_none() {
+            self.send(now);
+        }
+        self.let_out(now);
         for (outgoing, verdict) in verdicts.into_iter().rev() {
             match verdict {
                 Verdict::Sent(sent) => self.answer_sent(outgoing, &sent),
@@ -648,7 +664,6 @@ impl TopicFeed {
                 for entry in &entries {
                     self.offer(entry);
                 }
-                self.let_out();
                 !entries.is_empty()
             }
             Err(status) => {

@@ -87,6 +87,32 @@ async fn every_listener_gets_every_entry_in_order_whatever_the_bus_does() {
 }
 
 #[tokio::test]
+async fn a_crowd_gets_every_entry_in_order() {
+    let stage = Stage::new(calm());
+    stage.log.each_message_takes(Duration::from_millis(2));
+    let mut crowd = Vec::new();
+    for n in 0..100 {
+        crowd.push(stage.sign_in(n % 4 + 1).await);
+    }
+    for n in 0..200 {
+        stage.send(&crowd[n % 8], message(&format!("s{n}"), "x"));
+        if n % 7 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    stage
+        .until(HEALED, || stage.log.stamps(topic()).len() == 200)
+        .await;
+    for one in &mut crowd {
+        for seq in 1..=200 {
+            assert_eq!(one.sent(HEALED).await.0, seq);
+        }
+    }
+    crowd[0].hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn with_no_bus_at_all_the_sweep_heals() {
     let deaf = Misbehaviour {
         drop: 1.0,

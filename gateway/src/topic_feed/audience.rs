@@ -10,7 +10,10 @@ use std::{
 use chassis::id::Seq;
 use proto::message::v1::Entry;
 
-use super::{payload, wave::Wave};
+use super::{
+    payload,
+    wave::{self, Wave},
+};
 use crate::{frame::Frame, hub::SessionId, rules::SessionHandle};
 
 #[derive(Default)]
@@ -106,6 +109,11 @@ impl Audience {
     /// Whether no answer is open either.
     pub(super) fn is_done(&self) -> bool {
         self.is_empty() && self.unclaimed.is_empty()
+    }
+
+    /// Whether so many listen that one write for several entries is worth waiting for.
+    pub(super) fn is_crowd(&self) -> bool {
+        wave::is_crowd(self.listeners.len())
     }
 
     /// Whether every listener's socket has taken what it was told.

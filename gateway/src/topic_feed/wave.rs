@@ -1,6 +1,7 @@
 //! Entries for many sockets go out in waves, one at a time: what comes while the sockets are
 //! still being written to goes out with the next, so each of them is written to once for all
-//! of it. Where nothing comes meanwhile, nothing waits.
+//! of it. What one call to message-svc has brought waits for the next one, too, if there is
+//! one already. Where nothing comes meanwhile, nothing waits.
 
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,15 @@ const PROBES: usize = 8;
 const SLOW: usize = 2;
 /// How long a wave is waited for at most.
 const LONGEST: Duration = Duration::from_millis(20);
+/// How long what a call has brought waits for the next call, which is under way already.
+pub(super) const JOIN: Duration = Duration::from_millis(4);
 /// How often it is looked.
 const CHECK: Duration = Duration::from_millis(1);
+
+/// Whether so many listeners are worth waiting with.
+pub(super) fn is_crowd(listeners: usize) -> bool {
+    listeners >= CROWD
+}
 
 /// The sockets that tell whether a wave is over.
 pub(super) struct Wave {
@@ -27,7 +35,7 @@ impl Wave {
     /// Which listeners are to be probed of so many: each that many apart. None where there is
     /// no crowd.
     pub(super) fn stride(listeners: usize) -> Option<usize> {
-        (listeners >= CROWD).then_some(listeners / PROBES)
+        is_crowd(listeners).then_some(listeners / PROBES)
     }
 
     /// A wave that has just gone out to these and others.

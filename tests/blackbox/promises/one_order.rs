@@ -15,6 +15,7 @@ use tests::trial::World;
 cases! {
     Once:
         eight_senders_and_ten_listeners_have_one_order,
+        a_crowd_has_one_order,
         with_a_misbehaving_bus,
         with_grpc_over_sockets,
         with_grpc_over_sockets_and_a_misbehaving_bus,
@@ -128,10 +129,14 @@ async fn send_as_a_service(api: Api, topic: i64, user: User) {
 }
 
 async fn one_order(mix: Mix, options: Options) {
+    one_order_among(LISTENERS, mix, options).await;
+}
+
+async fn one_order_among(listeners: usize, mix: Mix, options: Options) {
     let server = Server::start(options).await;
     let api = Api::of(&server);
     let mut users: Vec<User> = Vec::new();
-    for _ in 0..SENDERS + LISTENERS + 1 {
+    for _ in 0..SENDERS + listeners + 1 {
         users.push(account::sign_up(&server).await);
     }
     let members: Vec<i64> = users.iter().map(|user| user.id).collect();
@@ -209,6 +214,10 @@ fn over_sockets(options: Options) -> Options {
 
 async fn eight_senders_and_ten_listeners_have_one_order(_: World) {
     one_order(by_hand(), Options::default()).await;
+}
+
+async fn a_crowd_has_one_order(_: World) {
+    one_order_among(100, by_hand(), Options::default()).await;
 }
 
 async fn with_a_misbehaving_bus(_: World) {
