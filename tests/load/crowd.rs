@@ -250,6 +250,11 @@ impl Crowd {
         self.ledger.borrow_mut().begin_span()
     }
 
+    /// Messages and deliveries of the span so far.
+    pub(crate) fn so_far(&self) -> (u64, u64) {
+        self.ledger.borrow().so_far()
+    }
+
     /// What was wrong so far.
     pub(crate) fn violations(&self) -> (Vec<String>, u64) {
         let ledger = self.ledger.borrow();

@@ -165,6 +165,11 @@ impl Ledger {
         span
     }
 
+    /// Messages and deliveries of the span that goes on.
+    pub(crate) fn so_far(&self) -> (u64, u64) {
+        (self.span.messages, self.span.deliveries)
+    }
+
     /// What was wrong, as far as it is kept, and how often.
     pub(crate) fn violations(&self) -> (&[String], u64) {
         (&self.violations, self.violated)

@@ -43,6 +43,7 @@ use crate::plot::Line;
 use crate::report::Comparison;
 use crate::scenario::Scenario;
 use crate::target::{Remote, Target, Which};
+use crate::usage::Hop;
 
 #[derive(Parser)]
 #[command(about = "Loads a chat server, checks what it delivers, and measures it")]
@@ -69,6 +70,9 @@ enum Command {
         /// Its bearer secret
         #[arg(long, env = "DRIVERS_SECRET", hide_env_values = true)]
         secret: Option<String>,
+        /// A process of it whose cost is told: its name, and its PID here or its admin port
+        #[arg(long, value_name = "NAME=PID|ADDRESS", requires = "at")]
+        hop: Vec<Hop>,
     },
     /// Two servers in turn, pair by pair.
     Compare {
@@ -120,10 +124,16 @@ fn main() -> ExitCode {
             at,
             grpc,
             secret,
+            hop,
         } => {
             let remote = at.zip(grpc).zip(secret);
             let target = remote.map_or(Target::Here(target), |((at, grpc), secret)| {
-                Target::Elsewhere(Remote { at, grpc, secret })
+                Target::Elsewhere(Remote {
+                    at,
+                    grpc,
+                    secret,
+                    hops: hop,
+                })
             });
             on_one_thread(run(load, target))
         }

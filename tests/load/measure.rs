@@ -1,8 +1,9 @@
 //! One target under one load for a while, and what came of it.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -14,6 +15,8 @@ use crate::usage::Usage;
 
 /// Longest time until everybody has heard what is under way when a load ends.
 const SETTLE_LIMIT: Duration = Duration::from_secs(20);
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A target that runs, and everybody who is connected to it.
 pub(crate) struct Side {
@@ -41,8 +44,21 @@ pub(crate) struct Figures {
     pub(crate) load_processors: f64,
     /// Of the server; none where it runs elsewhere.
     pub(crate) server: Option<Server>,
+    /// Of each process that was named.
+    pub(crate) hops: Vec<HopFigures>,
     /// Deliveries of each second.
     pub(crate) deliveries_by_second: Vec<u64>,
+}
+
+/// What one process used.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HopFigures {
+    pub(crate) name: String,
+    /// Processor seconds in a second.
+    pub(crate) processors: f64,
+    pub(crate) cpu_us_per_message: f64,
+    pub(crate) cpu_us_per_delivery: f64,
+    pub(crate) memory_bytes: u64,
 }
 
 /// What the server used.
@@ -107,16 +123,45 @@ impl Side {
         self.crowd.start(load);
         tokio::time::sleep(warm_up).await;
         let usage = || Ok::<_, String>((self.running.usage()?, Usage::of(&[std::process::id()])?));
+        let hops_before = self.hops().await?;
         let (before, load_before) = usage()?;
         self.crowd.begin_span();
-        tokio::time::sleep(length).await;
+        self.pass(length).await;
         let span = self.crowd.begin_span();
         let (after, load_after) = usage()?;
+        let hops_after = self.hops().await?;
         self.settle().await?;
+        let both = hops_before.into_iter().zip(hops_after);
+        let hops = both.map(|((name, before), (_, after))| hop(name, before, after, &span));
+        let hops = hops.collect();
         let server = before.zip(after);
         let server = server.map(|(before, after)| self.server(before, after, &span));
         let load = (load_after.cpu - load_before.cpu).as_secs_f64() / span.length.as_secs_f64();
-        Ok((Figures::of(&span, load, server), span))
+        Ok((Figures::of(&span, load, server, hops), span))
+    }
+
+    /// Lets that much time pass, and tells once a second how it goes.
+    async fn pass(&self, length: Duration) {
+        let (began, mut before) = (Instant::now(), (0, 0));
+        while let Some(left) = length.checked_sub(began.elapsed()) {
+            tokio::time::sleep(left.min(SECOND)).await;
+            let (messages, deliveries) = self.crowd.so_far();
+            let second = (messages - before.0, deliveries - before.1);
+            before = (messages, deliveries);
+            if left > SECOND {
+                let at = began.elapsed().as_secs();
+                eprintln!(
+                    "  {at:>4} s: {} messages, {} deliveries",
+                    second.0, second.1
+                );
+            }
+        }
+    }
+
+    async fn hops(&self) -> Result<Vec<(String, Usage)>, String> {
+        let hops = self.running.hops().iter();
+        let used = hops.map(|hop| async { Ok((hop.name.clone(), hop.usage().await?)) });
+        try_join_all(used).await
     }
 
     /// Ends the load, waits until everybody has heard what is under way, and looks whether
@@ -149,6 +194,17 @@ impl Side {
     }
 }
 
+fn hop(name: String, before: Usage, after: Usage, span: &Span) -> HopFigures {
+    let cpu = after.cpu.saturating_sub(before.cpu).as_secs_f64();
+    HopFigures {
+        name,
+        processors: cpu / span.length.as_secs_f64(),
+        cpu_us_per_message: cpu * 1e6 / span.messages as f64,
+        cpu_us_per_delivery: cpu * 1e6 / span.deliveries as f64,
+        memory_bytes: after.memory,
+    }
+}
+
 impl Drop for Side {
     fn drop(&mut self) {
         let _done = self.crowd.leave();
@@ -156,7 +212,12 @@ impl Drop for Side {
 }
 
 impl Figures {
-    fn of(span: &Span, load_processors: f64, server: Option<Server>) -> Self {
+    fn of(
+        span: &Span,
+        load_processors: f64,
+        server: Option<Server>,
+        hops: Vec<HopFigures>,
+    ) -> Self {
         let seconds = span.length.as_secs_f64();
         Self {
             seconds,
@@ -167,6 +228,7 @@ impl Figures {
             delivery_us: Percentiles::of(&span.delivery),
             load_processors,
             server,
+            hops,
             deliveries_by_second: span.by_second.clone(),
         }
     }

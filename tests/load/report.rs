@@ -153,6 +153,17 @@ pub(crate) fn line(name: &str, figures: &Figures) -> String {
         );
     }
     let _fits = write!(line, "; load {:.2} processors", figures.load_processors);
+    for hop in &figures.hops {
+        let _fits = write!(
+            line,
+            "\n  {}: {:.2} processors, {:.0} µs per message, {:.2} µs per delivery, {:.0} MiB",
+            hop.name,
+            hop.processors,
+            hop.cpu_us_per_message,
+            hop.cpu_us_per_delivery,
+            hop.memory_bytes as f64 / f64::from(1 << 20)
+        );
+    }
     if figures.failures > 0 {
         let _fits = write!(line, "; {} refused", figures.failures);
     }

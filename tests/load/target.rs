@@ -19,7 +19,7 @@ use tests::server::{Folder, Options, Server};
 use crate::crowd::Guests;
 use crate::dialect::Dialect;
 use crate::scenario::Scenario;
-use crate::usage::Usage;
+use crate::usage::{Hop, Usage};
 
 /// The processor that servers have, and that of the load.
 const OF_SERVERS: usize = 0;
@@ -43,6 +43,8 @@ pub(crate) struct Remote {
     pub(crate) grpc: SocketAddr,
     /// Its bearer secret.
     pub(crate) secret: String,
+    /// Processes of it that are metered.
+    pub(crate) hops: Vec<Hop>,
 }
 
 /// What can be started.
@@ -252,6 +254,14 @@ impl Running {
             Process::Remote(_) => return Ok(None),
         };
         Usage::of(&[process]).map(Some)
+    }
+
+    /// The processes whose use is told each by itself.
+    pub(crate) fn hops(&self) -> &[Hop] {
+        match &self.process {
+            Process::Remote(remote) => &remote.hops,
+            Process::Drivers(_) | Process::Peer(_) => &[],
+        }
     }
 
     /// The tokens and topics of a scenario, made where they have to be.
