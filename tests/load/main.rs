@@ -18,6 +18,7 @@
 
 mod crowd;
 mod dialect;
+mod knee;
 mod ledger;
 mod measure;
 mod peers;
@@ -38,6 +39,7 @@ use clap::{Args, Parser, Subcommand};
 use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
+use crate::knee::Climbs;
 use crate::measure::{Figures, Side};
 use crate::plot::Line;
 use crate::report::Comparison;
@@ -83,6 +85,16 @@ enum Command {
         pairs: usize,
         ours: Which,
         theirs: Which,
+    },
+    /// How much each of these carries, climbing in turn.
+    Knee {
+        #[command(flatten)]
+        load: Load,
+        /// Climbs of each
+        #[arg(long, default_value_t = 10)]
+        climbs: usize,
+        #[arg(required = true)]
+        targets: Vec<Which>,
     },
     /// Clients drop all at once and come back, beside others under a load.
     Storm {
@@ -137,6 +149,11 @@ fn main() -> ExitCode {
             });
             on_one_thread(run(load, target))
         }
+        Command::Knee {
+            load,
+            climbs,
+            targets,
+        } => on_one_thread(climb(load, climbs, targets)),
         Command::Storm {
             load,
             clients,
@@ -180,6 +197,38 @@ async fn run(load: Load, target: Target) -> Result<(), String> {
         pictures(out, &scenario, &[(&side.name, &span.delivery, &figures)])?;
     }
     Ok(())
+}
+
+async fn climb(load: Load, climbs: usize, targets: Vec<Which>) -> Result<(), String> {
+    let scenario = Scenario::find(&load.scenario)?;
+    let (warm_up, length) = load.times()?;
+    let mut all = Vec::new();
+    for which in targets {
+        let target = Target::Here(which);
+        target.build()?;
+        let side = Side::open(&target, &scenario).await?;
+        let name = side.name.clone();
+        let climbs = Vec::new();
+        all.push((side, Climbs { name, climbs }));
+    }
+    for _ in 0..climbs {
+        for (side, of_side) in &mut all {
+            let knee = knee::climb(side, warm_up, length).await?;
+            println!("{}: {:.0} messages/s", side.name, knee.messages_per_second);
+            of_side.climbs.push(knee);
+        }
+    }
+    let all: Vec<_> = all.into_iter().map(|(_, climbs)| climbs).collect();
+    for climbs in &all {
+        println!("{}", climbs.line());
+    }
+    match &load.out {
+        Some(out) => {
+            report::make_folder(out)?;
+            report::write_json(&out.join("knee.json"), &all)
+        }
+        None => Ok(()),
+    }
 }
 
 async fn storm(load: Load, clients: usize, target: Target) -> Result<(), String> {

@@ -100,14 +100,15 @@ impl Comparison {
     }
 }
 
-struct Spread {
-    median: f64,
-    least: f64,
-    greatest: f64,
+/// Of several values of the same thing.
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) greatest: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         Some(Self {
             median: *values.get(values.len() / 2)?,
