@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Kind {
     Socketioxide,
+    SocketioxideNoticing,
     Tungstenite,
 }
 
@@ -24,7 +25,9 @@ pub(crate) fn serve(kind: Kind) -> Result<(), String> {
         .and_then(|port| port.parse().ok());
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.ok_or("PORT is no port")?));
     let mut runtime = match kind {
-        Kind::Socketioxide => tokio::runtime::Builder::new_multi_thread(),
+        Kind::Socketioxide | Kind::SocketioxideNoticing => {
+            tokio::runtime::Builder::new_multi_thread()
+        }
         Kind::Tungstenite => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = runtime
@@ -35,6 +38,7 @@ pub(crate) fn serve(kind: Kind) -> Result<(), String> {
         let listener = TcpListener::bind(address).await?;
         match kind {
             Kind::Socketioxide => socketioxide::serve(listener).await,
+            Kind::SocketioxideNoticing => socketioxide::serve_noticing(listener).await,
             Kind::Tungstenite => tungstenite::serve(listener).await,
         }
     });

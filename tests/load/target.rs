@@ -60,6 +60,8 @@ pub(crate) enum Which {
     NodeDurable,
     /// socketioxide, multi-thread runtime, its own adapter: broadcasts only
     Socketioxide,
+    /// The same with an adapter that notices whose queue is full
+    SocketioxideNoticing,
     /// The Go library centrifuge 0.40, memory broker: broadcasts only
     Centrifuge,
     /// tokio-tungstenite and nothing else: the floor
@@ -239,6 +241,7 @@ impl Which {
             }
             Self::Centrifuge => Ok(Command::new(centrifuge()?)),
             Self::Socketioxide => own("socketioxide"),
+            Self::SocketioxideNoticing => own("socketioxide-noticing"),
             Self::Tungstenite => own("tungstenite"),
             Self::Drivers | Self::DriversBefore => Err("drivers is no peer".to_owned()),
         }
