@@ -133,6 +133,9 @@ struct Following {
     sequence: Sequence<Option<Frame>>,
 }
 
+/// Messages of one call that are settled, and how.
+type Settled = Vec<(Outgoing, Verdict)>;
+
 #[derive(Default)]
 struct UnderWay {
     opening: bool,
@@ -407,10 +410,11 @@ impl TopicFeed {
         match done {
             Done::Sent(answered) => {
                 let began = self.under_way.sending.take();
-                let succeeded = self.answered(answered);
+                let (settled, succeeded) = self.settle(answered);
                 self.sending_pace.note(succeeded);
                 let now = Instant::now();
                 self.window.note(began.unwrap_or(now), now, succeeded);
+                self.answer(settled, now);
             }
             Done::Opened(opened) => {
                 self.under_way.opening = false;
@@ -564,8 +568,9 @@ impl TopicFeed {
         self.audience.let_out(Some(last));
     }
 
-    /// Answers the messages of one call; says whether message-svc did.
-    fn answered(&mut self, answered: Answered) -> bool {
+    /// Puts what has to be sent again in front of what waits. Gives what is settled, in its
+    /// order, and whether message-svc has settled anything.
+    fn settle(&mut self, answered: Answered) -> (Settled, bool) {
         let mut again = VecDeque::new();
         let mut settled_later = HashSet::new();
         let mut verdicts = Vec::with_capacity(answered.len());
@@ -595,7 +600,13 @@ impl TopicFeed {
         let succeeded = again.is_empty() || !verdicts.is_empty();
         again.append(&mut self.outgoing);
         self.outgoing = again;
-        for (_, verdict) in verdicts.iter().rev() {
+        verdicts.reverse();
+        (verdicts, succeeded)
+    }
+
+    /// Answers the messages of one call.
+    fn answer(&mut self, settled: Settled, now: Instant) {
+        for (_, verdict) in &settled {
             if let Verdict::Sent(sent) = verdict
                 && let Some(entry) = &sent.entry
             {
@@ -607,14 +618,13 @@ impl TopicFeed {
             self.send(now);
         }
         self.let_out(now);
-        for (outgoing, verdict) in verdicts.into_iter().rev() {
+        for (outgoing, verdict) in settled {
             match verdict {
                 Verdict::Sent(sent) => self.answer_sent(outgoing, &sent),
                 Verdict::Failed(code, sentence) => outgoing.fail(code, &sentence),
                 Verdict::Again => outgoing.fail_unavailable(),
             }
         }
-        succeeded
     }
 
     /// Answers a message that is in the log: by the feed, when it lets the entry
