@@ -24,19 +24,21 @@ pub(crate) struct Sweeper {
 }
 
 impl Sweeper {
-    /// Sweeps now and then until shutdown. A step under way is finished.
+    /// Sweeps now and then until shutdown. A step under way is left as it is, for the next
+    /// sweep: with a database that hangs it would outlast the end of the program.
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(error) = self.sweep(&shutdown).await {
+            let swept = shutdown.run_until_cancelled(self.sweep()).await;
+            if let Some(Err(error)) = swept {
                 tracing::warn!(%error, "the sweep of ended leases failed and is tried again");
             }
         }
     }
 
-    async fn sweep(&self, shutdown: &CancellationToken) -> Result<(), StoreError> {
-        while !shutdown.is_cancelled() {
+    async fn sweep(&self) -> Result<(), StoreError> {
+        loop {
             let Swept { sessions, done } =
                 timeout(STEP_LIMIT, self.store.sweep(self.clock.now(), STEP))
                     .await
@@ -44,9 +46,8 @@ impl Sweeper {
             let sessions = u64::try_from(sessions).unwrap_or(u64::MAX);
             metrics::counter!("drivers_presence_sessions_swept_total").increment(sessions);
             if done {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 }
