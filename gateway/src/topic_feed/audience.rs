@@ -188,15 +188,20 @@ impl Audience {
     }
 
     /// Tells all listeners of the next entries in order. Gives the wave in which that goes
-    /// out, where there are many.
+    /// out, where there are many. Nobody's socket is woken for nothing: not each entry is told.
     pub(super) fn tell(&mut self, entries: &[(Seq, Frame)]) -> Option<Wave> {
+        if entries.is_empty() {
+            return None;
+        }
         let stride = Wave::stride(self.listeners.len());
         let (mut probes, mut place) = (Vec::new(), 0);
         self.listeners.retain(|_, listener| {
             let outbox = &listener.session.outbox;
             let had = entries.partition_point(|(seq, _)| *seq <= listener.from);
             let entries = entries.get(had..).unwrap_or_default();
-            outbox.push_all(entries.iter().map(|(_, frame)| frame));
+            if !entries.is_empty() {
+                outbox.push_all(entries.iter().map(|(_, frame)| frame));
+            }
             #[cfg(feature = "sabotage")]
             for (_, frame) in entries {
                 super::sabotage::told(outbox, frame);
