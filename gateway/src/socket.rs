@@ -42,7 +42,7 @@ use crate::{
     rules::Rules,
     session::Session,
 };
-use wire::{EngineWire, Outgoing};
+use wire::{EngineWire, PeerFrames};
 
 /// The most that one packet may have.
 pub(crate) const MAX_FRAME: usize = 256 << 10;
@@ -305,7 +305,7 @@ impl Peer {
         if current.as_ref().is_some_and(|current| !current.is_dead()) {
             return false;
         }
-        control.carry(Outgoing::new(self));
+        control.carry(PeerFrames::new(self));
         *current = Some(control);
         true
     }

@@ -108,12 +108,12 @@ impl Wire for Arc<EngineWire> {
 }
 
 /// What the connection of a websocket sends for a client.
-pub(super) struct Outgoing {
+pub(super) struct PeerFrames {
     peer: Weak<Peer>,
     generation: Generation,
 }
 
-impl Outgoing {
+impl PeerFrames {
     pub(super) fn new(peer: &Arc<Peer>) -> Self {
         Self {
             peer: Arc::downgrade(peer),
@@ -122,7 +122,7 @@ impl Outgoing {
     }
 }
 
-impl Frames for Outgoing {
+impl Frames for PeerFrames {
     fn generation(&self) -> Generation {
         self.generation
     }
