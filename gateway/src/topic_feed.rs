@@ -107,6 +107,8 @@ const MAX_DRAIN: Duration = Duration::from_millis(200);
 const MAX_OUTGOING: usize = 4_096;
 /// How long a feed without anybody stays.
 const LINGER: Duration = Duration::from_secs(5);
+/// How often it is asked whether a sender listens who is to be answered.
+const CONFIRM_AGAIN: Duration = Duration::from_secs(1);
 /// Longest time of one read or of the opening, retries within included.
 const CALL_LIMIT: Duration = Duration::from_secs(3);
 
@@ -167,6 +169,8 @@ pub(crate) struct TopicFeed {
     window: Window,
     following_pace: Pace,
     hole_since: Option<Instant>,
+    /// When it was asked last whether those listen whose answers wait for that.
+    confirmed_at: Option<Instant>,
     idle_since: Option<Instant>,
 }
 
@@ -195,6 +199,7 @@ impl TopicFeed {
             window: Window::default(),
             following_pace: Pace::default(),
             hole_since: None,
+            confirmed_at: None,
             idle_since: None,
         }
     }
@@ -273,6 +278,7 @@ impl TopicFeed {
             self.heal(now),
             self.catch_up(now),
             self.let_out(now),
+            self.confirm(now),
             self.linger(now),
         ];
         wake_at.into_iter().flatten().min()
@@ -387,6 +393,24 @@ impl TopicFeed {
         self.jobs
             .push(Box::pin(async move { Done::CaughtUp(id, page.await) }));
         None
+    }
+
+    /// Asks again whether those listen whose answers wait for that: a user's task may have
+    /// had too much to do.
+    fn confirm(&mut self, now: Instant) -> Option<Instant> {
+        if !self.audience.keeps_answers() {
+            self.confirmed_at = None;
+            return None;
+        }
+        let due = *self.confirmed_at.get_or_insert(now) + CONFIRM_AGAIN;
+        if now < due {
+            return Some(due);
+        }
+        for session in self.audience.unclaimed() {
+            self.house.members.confirm(session, self.topic);
+        }
+        self.confirmed_at = Some(now);
+        Some(now + CONFIRM_AGAIN)
     }
 
     fn linger(&mut self, now: Instant) -> Option<Instant> {
@@ -657,11 +681,9 @@ impl TopicFeed {
         }
         let Some(frame) = frame() else { return };
         if answered_by == AnsweredBy::Nobody {
+            // He may have become a member by this message, whichever try of it: he is
+            // answered as a listener, or alone if he turns out to be none.
             self.house.members.confirm(&session, self.topic);
-        }
-        if answered_by == AnsweredBy::Nobody && !sent.duplicate {
-            // He became a member by this message: he is answered as a listener,
-            // or alone if he turns out to be none.
             self.audience.keep_answer(session, seq, frame);
         } else {
             self.audience.answer(session, frame);

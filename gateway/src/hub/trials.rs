@@ -297,6 +297,30 @@ async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() 
 }
 
 #[tokio::test]
+async fn who_becomes_a_member_by_a_message_that_is_sent_twice_is_answered_once() {
+    let stage = Stage::new(calm());
+    let open = stage.log.open_topic(2);
+    let mut sender = stage.sign_in(1).await;
+    let mut first = message("a", "hello");
+    first.topic_id = open;
+    stage.log.trouble(Trouble::AnswersLost, 1);
+    stage.send(&sender, first.clone());
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    stage.log.append_elsewhere(open, 9, "after");
+    assert_eq!(sender.sent(HEALED).await, (2, "after".into()));
+    sender.hears_nothing().await;
+    // He left, and asks again.
+    stage.log.leave(1, open);
+    stage
+        .until(HEALED, || !stage.is_member(&sender, open))
+        .await;
+    stage.send(&sender, first);
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn who_is_joined_late_is_given_what_he_missed_and_who_is_removed_hears_no_more() {
     let stage = Stage::new(calm());
     let other = stage.log.open_topic(2);

@@ -41,7 +41,10 @@ struct Departed {
     left_at: Instant,
 }
 
-type Unclaimed = BTreeMap<Seq, (Arc<SessionHandle>, Frame)>;
+struct Unclaimed {
+    session: Arc<SessionHandle>,
+    answers: BTreeMap<Seq, Frame>,
+}
 
 /// Someone who listens.
 struct Listener {
@@ -108,7 +111,7 @@ impl Audience {
 
     /// Whether no answer is open either.
     pub(super) fn is_done(&self) -> bool {
-        self.is_empty() && self.unclaimed.is_empty()
+        self.is_empty() && !self.keeps_answers()
     }
 
     /// Whether so many listen that one write for several entries is worth waiting for.
@@ -128,10 +131,9 @@ impl Audience {
         if self.has(id) || session.outbox.is_ended() {
             return;
         }
-        for (seq, (session, frame)) in self.unclaimed.remove(&id).unwrap_or_default() {
-            if seq <= since {
-                session.outbox.push(&frame);
-            }
+        let answers = self.unclaimed.remove(&id).map(|one| one.answers);
+        for (_, frame) in answers.unwrap_or_default().range(..=since) {
+            session.outbox.push(frame);
         }
         if since < last {
             self.catching_up.push_back(CatchUp {
@@ -182,8 +184,10 @@ impl Audience {
 
     /// The session listens not, whatever was thought: what it waits for is its answer alone.
     pub(super) fn not_a_member(&mut self, id: SessionId) {
-        for (session, frame) in self.unclaimed.remove(&id).unwrap_or_default().into_values() {
-            session.outbox.push(&frame);
+        if let Some(one) = self.unclaimed.remove(&id) {
+            for frame in one.answers.values() {
+                one.session.outbox.push(frame);
+            }
         }
     }
 
@@ -276,11 +280,26 @@ impl Audience {
         }
     }
 
-    /// Keeps the answer to a sender who has just become a member by his message,
-    /// until it is known from where he listens.
+    /// Keeps the answer to a sender until it is known whether he listens, and from where on.
     pub(super) fn keep_answer(&mut self, session: Arc<SessionHandle>, seq: Seq, frame: Frame) {
-        let answers = self.unclaimed.entry(session.session_id).or_default();
-        answers.insert(seq, (session, frame));
+        let unclaimed = self.unclaimed.entry(session.session_id);
+        let one = unclaimed.or_insert_with(|| Unclaimed {
+            session,
+            answers: BTreeMap::new(),
+        });
+        one.answers.insert(seq, frame);
+    }
+
+    /// Whether an answer is kept.
+    pub(super) fn keeps_answers(&self) -> bool {
+        !self.unclaimed.is_empty()
+    }
+
+    /// Those whose answers are kept. Who is gone needs none.
+    pub(super) fn unclaimed(&mut self) -> impl Iterator<Item = &Arc<SessionHandle>> {
+        self.unclaimed
+            .retain(|_, one| !one.session.outbox.is_ended());
+        self.unclaimed.values().map(|one| &one.session)
     }
 
     /// The next session that has to be read for, and the seq to read from;
@@ -347,7 +366,7 @@ mod tests {
     use super::*;
     use crate::{
         frame::Generation,
-        outbox::{Outbox, OutboxLimits},
+        outbox::{EndReason, Outbox, OutboxLimits},
         rules::SignedIn,
     };
 
@@ -425,6 +444,19 @@ mod tests {
         assert!(!audience.is_told(id, sent, came_at));
         let answered_by = audience.answered_by(id, sent, (came_at, Seq::ZERO), Seq::ZERO);
         assert_eq!(answered_by, AnsweredBy::Nobody);
+    }
+
+    #[test]
+    fn nothing_is_kept_for_who_is_gone() {
+        let (session, _frames) = session();
+        let mut audience = Audience::default();
+        let frame = Frame::event("sent", &1);
+        audience.keep_answer(Arc::clone(&session), Seq::new(1), frame);
+        assert_eq!(audience.unclaimed().count(), 1);
+        assert!(!audience.is_done());
+        session.outbox.end(EndReason::Revoked);
+        assert_eq!(audience.unclaimed().count(), 0);
+        assert!(audience.is_done());
     }
 
     #[test]

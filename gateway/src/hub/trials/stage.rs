@@ -337,12 +337,12 @@ impl Log {
         self.world().trouble = Some((trouble, calls));
     }
 
-    /// How long each message of a call takes.
     /// What this user sends stays open.
     pub(super) fn keep_open(&self, user: Option<i64>) {
         self.world().open_of = user;
     }
 
+    /// How long each message of a call takes.
     pub(super) fn each_message_takes(&self, time: Duration) {
         self.world().message_takes = time;
     }
