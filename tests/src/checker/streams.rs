@@ -213,7 +213,7 @@ fn whole(
             // Who leaves before it is due need not have it, unless he was shown a later one.
             None if term.left.is_some_and(|(began, _)| began < due)
                 && !stream.went_on(log, entry.seq, term) => {}
-            None if stream.last.is_some_and(|last| last > entry.seq) => {
+            None if stream.went_on(log, entry.seq, term) => {
                 broken(Kind::Hole, "shown later ones and not");
             }
             None if end > due => broken(Kind::LateHeal, "never shown"),

@@ -368,6 +368,26 @@ fn who_leaves_before_an_entry_is_due_need_not_have_it() {
 }
 
 #[test]
+fn who_was_shown_nothing_until_he_came_again_was_not_let_in_in_time() {
+    let mut story = Story::told();
+    story.of(BOB).forgets(2);
+    let again = message(3, 20_000);
+    story.of(BOB).shown(20_010, &again);
+    story.of(ANN).emits(19_990, "s3").shown(20_010, &again);
+    story.entries().push(again);
+    for (joins, began) in [(false, 10_000), (true, 15_000)] {
+        story.0.memberships.push(Membership {
+            user: BOB,
+            topic: TOPIC,
+            joins,
+            began: START + began,
+            done: START + began + 10,
+        });
+    }
+    assert_eq!(story.kinds(), [Kind::LateHeal]);
+}
+
+#[test]
 fn the_answer_to_who_has_left_is_no_delivery() {
     let mut story = Story::told();
     let (third, mut fourth, fifth) = (message(3, 4_000), message(4, 4_000), message(5, 4_005));
