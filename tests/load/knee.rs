@@ -1,60 +1,76 @@
 //! How much a target carries: an open loop that is faster step by step, until the target
 //! keeps up no more.
 
-use std::time::Duration;
-
-use serde::Serialize;
-
+use crate::Spans;
 use crate::measure::{Figures, Side};
-use crate::report::Spread;
-use crate::scenario::Load;
+use crate::outcome::{Measured, Outcome};
+use crate::scenario::{Load, Scenario};
+use crate::target::{Target, Which};
 
 /// The first rate of a climb, messages a second, and by what each one is faster.
 const FIRST: f64 = 200.0;
-const STEP: f64 = 1.2;
+const STEP: f64 = 1.5;
+/// How often the way between the last two is halved: to 2.6 %.
+const HALVINGS: u32 = 4;
 /// Who delivers less of what was due than this keeps up no more.
 const KEPT_UP: f64 = 0.97;
 /// So does who delivers this late, in microseconds, at the 99th percentile.
 const LATE_US: u64 = 100_000;
 
 /// Where one climb ended.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub(crate) struct Knee {
+struct Knee {
     /// The highest rate that was kept up with, messages a second.
-    pub(crate) messages_per_second: f64,
+    messages_per_second: f64,
     /// 99th percentile of deliveries at half of it, in microseconds.
-    pub(crate) p99_us_at_half: u64,
+    p99_us_at_half: u64,
 }
 
-/// The climbs of one target.
-#[derive(Debug, Serialize)]
-pub(crate) struct Climbs {
-    pub(crate) name: String,
-    pub(crate) climbs: Vec<Knee>,
-}
-
-impl Climbs {
-    pub(crate) fn line(&self) -> String {
-        let spread = |of: fn(&Knee) -> f64| Spread::of(self.climbs.iter().map(of).collect());
-        let knee = spread(|knee| knee.messages_per_second);
-        let p99 = spread(|knee| knee.p99_us_at_half as f64 / 1e3);
-        knee.zip(p99).map_or_else(String::new, |(knee, p99)| {
-            format!(
-                "{}: knee at {:.0} messages/s ({:.0} to {:.0}), p99 at half of it {:.2} ms ({:.2} to {:.2})",
-                self.name, knee.median, knee.least, knee.greatest, p99.median, p99.least, p99.greatest
-            )
-        })
+/// Has both climb in turn, so often.
+pub(crate) async fn climb_in_turn(
+    targets: [Which; 2],
+    scenario: &Scenario,
+    climbs: usize,
+    spans: &Spans,
+) -> Result<Outcome, String> {
+    let mut sides = Vec::new();
+    for which in targets {
+        let target = Target::Here(which);
+        target.build()?;
+        sides.push(Side::open(&target, scenario).await?);
     }
+    let mut knees = Vec::new();
+    for _ in 0..climbs {
+        let mut both = Vec::new();
+        for side in &sides {
+            let knee = climb(side, spans).await?;
+            println!(
+                "{}: {:.0} messages/s, at half of it p99 {:.2} ms",
+                side.name,
+                knee.messages_per_second,
+                knee.p99_us_at_half as f64 / 1e3
+            );
+            both.push(knee);
+        }
+        knees.push(both);
+    }
+    let measured = |what, of: fn(&Knee) -> f64| {
+        Measured::beside(what, knees.iter().map(|both| (of(&both[0]), of(&both[1]))))
+    };
+    let figures = [
+        measured("knee, messages per second", |knee| knee.messages_per_second),
+        measured("delivery p99 at half of it, ms", |knee| {
+            knee.p99_us_at_half as f64 / 1e3
+        }),
+    ];
+    let names = sides.iter().map(|side| side.name.clone());
+    Ok(Outcome::new(&scenario.what, names, climbs, figures))
 }
 
-/// Climbs once, with spans of that length behind that warm-up.
-pub(crate) async fn climb(
-    side: &Side,
-    warm_up: Duration,
-    length: Duration,
-) -> Result<Knee, String> {
+/// Climbs until a rate is too high, and looks between that and the one before.
+async fn climb(side: &Side, spans: &Spans) -> Result<Knee, String> {
     let at = async |rate: f64| -> Result<Figures, String> {
-        let (figures, _) = side.load(Load::PerSecond(rate), warm_up, length).await?;
+        let load = Load::PerSecond(rate);
+        let (figures, _) = side.load(load, spans.warm_up, spans.length).await?;
         if figures.load_processors > 0.95 {
             return Err(format!(
                 "at {rate:.0} messages/s the load itself is the limit"
@@ -62,11 +78,18 @@ pub(crate) async fn climb(
         }
         Ok(figures)
     };
-    let mut rate = FIRST;
-    while keeps_up(&at(rate).await?, rate) {
-        rate *= STEP;
+    let mut too_high = FIRST;
+    while keeps_up(&at(too_high).await?, too_high) {
+        too_high *= STEP;
     }
-    let knee = rate / STEP;
+    let mut knee = too_high / STEP;
+    for _ in 0..HALVINGS {
+        let middle = (knee * too_high).sqrt();
+        match keeps_up(&at(middle).await?, middle) {
+            true => knee = middle,
+            false => too_high = middle,
+        }
+    }
     Ok(Knee {
         messages_per_second: knee,
         p99_us_at_half: at(knee / 2.0).await?.delivery_us.p99,

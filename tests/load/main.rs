@@ -16,11 +16,16 @@
 )]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod book;
+mod compare;
 mod crowd;
 mod dialect;
+mod history;
 mod knee;
 mod ledger;
 mod measure;
+mod mesh;
+mod outcome;
 mod peers;
 mod plot;
 mod report;
@@ -31,18 +36,15 @@ mod usage;
 mod websocket;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use hdrhistogram::Histogram;
 use tokio::task::LocalSet;
 
-use crate::knee::Climbs;
-use crate::measure::{Figures, Side};
-use crate::plot::Line;
-use crate::report::Comparison;
+use crate::measure::Side;
+use crate::outcome::Outcome;
 use crate::scenario::Scenario;
 use crate::target::{Remote, Target, Which};
 use crate::usage::Hop;
@@ -58,8 +60,11 @@ struct Arguments {
 enum Command {
     /// One server under one load.
     Run {
+        /// A letter, or a TOML file
+        #[arg(long, default_value = "c", value_parser = Scenario::find)]
+        scenario: Scenario,
         #[command(flatten)]
-        load: Load,
+        spans: Spans,
         /// What to start; `drivers` unless one runs elsewhere
         #[arg(default_value = "drivers", conflicts_with = "at")]
         target: Which,
@@ -78,93 +83,102 @@ enum Command {
     },
     /// Two servers in turn, pair by pair.
     Compare {
+        #[arg(long, default_value = "c", value_parser = Scenario::find)]
+        scenario: Scenario,
+        /// What the second one is under, if that is another load
+        #[arg(long, value_parser = Scenario::find)]
+        against: Option<Scenario>,
         #[command(flatten)]
-        load: Load,
+        spans: Spans,
         /// Pairs that are measured
         #[arg(long, default_value_t = 11)]
         pairs: usize,
+        /// Starts both anew for each pair
+        #[arg(long)]
+        anew: bool,
         ours: Which,
         theirs: Which,
     },
-    /// How much each of these carries, climbing in turn.
+    /// How much each of two servers carries, climbing in turn.
     Knee {
+        #[arg(long, default_value = "d", value_parser = Scenario::find)]
+        scenario: Scenario,
         #[command(flatten)]
-        load: Load,
+        spans: Spans,
         /// Climbs of each
-        #[arg(long, default_value_t = 10)]
+        #[arg(long, default_value_t = 11)]
         climbs: usize,
-        #[arg(required = true)]
-        targets: Vec<Which>,
+        ours: Which,
+        theirs: Which,
     },
     /// Clients drop all at once and come back, beside others under a load.
     Storm {
-        #[command(flatten)]
-        load: Load,
+        #[arg(long, default_value = "d", value_parser = Scenario::find)]
+        scenario: Scenario,
         /// Who drop
         #[arg(long, default_value_t = 5_000)]
         clients: usize,
+        /// How often they do
+        #[arg(long, default_value_t = 11)]
+        storms: usize,
+        /// Folder for JSON and table
+        #[arg(long)]
+        out: Option<PathBuf>,
         #[arg(default_value = "drivers")]
         target: Which,
+    },
+    /// Appends to a long topic and reads it, in turn with a short one.
+    History {
+        /// Messages of the long topic
+        #[arg(long, default_value_t = 1_000_000)]
+        messages: u64,
+        /// Rounds of appends and reads
+        #[arg(long, default_value_t = 11)]
+        rounds: usize,
+        /// Folder for JSON and table
+        #[arg(long)]
+        out: Option<PathBuf>,
+        #[arg(default_value = "drivers")]
+        target: Which,
+    },
+    /// All that the README's table has, row by row.
+    Book {
+        /// Only these rows
+        #[arg(long)]
+        only: Vec<String>,
+        /// Where the rows stand, and the table of all of them
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/load/results"))]
+        out: PathBuf,
     },
     /// Serves as one of the peers, on the port in PORT.
     #[command(hide = true)]
     Peer { kind: peers::Kind },
 }
 
+/// How long is measured, and what is written.
 #[derive(Args)]
-struct Load {
-    /// A letter, or a TOML file
-    #[arg(long, default_value = "c")]
-    scenario: String,
+struct Spans {
     /// Seconds of each span that is measured
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long = "seconds", default_value = "5", value_parser = seconds)]
+    length: Duration,
     /// Seconds in front of each
-    #[arg(long, default_value_t = 1.0)]
-    warm_up: f64,
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    warm_up: Duration,
     /// Folder for JSON, table and pictures
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "no number".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Peer { kind } => peers::serve(kind),
-        Command::Run {
-            load,
-            target,
-            at,
-            grpc,
-            secret,
-            hop,
-        } => {
-            let remote = at.zip(grpc).zip(secret);
-            let target = remote.map_or(Target::Here(target), |((at, grpc), secret)| {
-                Target::Elsewhere(Remote {
-                    at,
-                    grpc,
-                    secret,
-                    hops: hop,
-                })
-            });
-            on_one_thread(run(load, target))
-        }
-        Command::Knee {
-            load,
-            climbs,
-            targets,
-        } => on_one_thread(climb(load, climbs, targets)),
-        Command::Storm {
-            load,
-            clients,
-            target,
-        } => on_one_thread(storm(load, clients, Target::Here(target))),
-        Command::Compare {
-            load,
-            pairs,
-            ours,
-            theirs,
-        } => on_one_thread(compare(load, pairs, [ours, theirs])),
+        Command::Book { only, out } => on_one_thread(book::write(&out, &only)),
+        other => on_one_thread(async { other.tell().await.map(drop) }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -183,171 +197,109 @@ fn on_one_thread(work: impl Future<Output = Result<(), String>>) -> Result<(), S
     runtime.block_on(LocalSet::new().run_until(work))
 }
 
-async fn run(load: Load, target: Target) -> Result<(), String> {
-    let scenario = Scenario::find(&load.scenario)?;
-    target.build()?;
-    let side = Side::open(&target, &scenario).await?;
-    println!("{}: {} is connected", scenario.what, side.name);
-    let (warm_up, length) = load.times()?;
-    let (figures, span) = side.load(scenario.load, warm_up, length).await?;
-    println!("{}", report::line(&side.name, &figures));
-    if let Some(out) = &load.out {
-        report::make_folder(out)?;
-        report::write_json(&out.join("run.json"), &figures)?;
-        pictures(out, &scenario, &[(&side.name, &span.delivery, &figures)])?;
+impl Command {
+    /// Does what is asked, and tells what came of it, here and in the folder that was named.
+    async fn tell(self) -> Result<Option<Outcome>, String> {
+        let out = self.out();
+        let outcome = self.carry_out().await?;
+        if let Some(outcome) = &outcome {
+            println!("\n{}", outcome.table());
+            out.map_or(Ok(()), |out| outcome.write(&out))?;
+        }
+        Ok(outcome)
     }
-    Ok(())
-}
 
-async fn climb(load: Load, climbs: usize, targets: Vec<Which>) -> Result<(), String> {
-    let scenario = Scenario::find(&load.scenario)?;
-    let (warm_up, length) = load.times()?;
-    let mut all = Vec::new();
-    for which in targets {
-        let target = Target::Here(which);
-        target.build()?;
-        let side = Side::open(&target, &scenario).await?;
-        let name = side.name.clone();
-        let climbs = Vec::new();
-        all.push((side, Climbs { name, climbs }));
-    }
-    for _ in 0..climbs {
-        for (side, of_side) in &mut all {
-            let knee = knee::climb(side, warm_up, length).await?;
-            println!("{}: {:.0} messages/s", side.name, knee.messages_per_second);
-            of_side.climbs.push(knee);
+    fn out(&self) -> Option<PathBuf> {
+        match self {
+            Self::Run { spans, .. } | Self::Compare { spans, .. } | Self::Knee { spans, .. } => {
+                spans.out.clone()
+            }
+            Self::Storm { out, .. } | Self::History { out, .. } => out.clone(),
+            Self::Book { .. } | Self::Peer { .. } => None,
         }
     }
-    let all: Vec<_> = all.into_iter().map(|(_, climbs)| climbs).collect();
-    for climbs in &all {
-        println!("{}", climbs.line());
-    }
-    match &load.out {
-        Some(out) => {
-            report::make_folder(out)?;
-            report::write_json(&out.join("knee.json"), &all)
-        }
-        None => Ok(()),
-    }
-}
 
-async fn storm(load: Load, clients: usize, target: Target) -> Result<(), String> {
-    let scenario = Scenario::find(&load.scenario)?;
-    target.build()?;
-    let side = Side::open(&target, &scenario).await?;
-    let storm = storm::blow(&side, &scenario, clients).await?;
-    println!("{}: {}", side.name, storm.line());
-    match &load.out {
-        Some(out) => {
-            report::make_folder(out)?;
-            report::write_json(&out.join("storm.json"), &storm)
-        }
-        None => Ok(()),
-    }
-}
-
-async fn compare(load: Load, pairs: usize, sides: [Which; 2]) -> Result<(), String> {
-    let scenario = Scenario::find(&load.scenario)?;
-    let (warm_up, length) = load.times()?;
-    let mut open = Vec::new();
-    for which in sides {
-        let target = Target::Here(which);
-        target.build()?;
-        open.push(Side::open(&target, &scenario).await?);
-    }
-    let mut comparison = Comparison {
-        commit: report::commit(),
-        machine: report::machine(),
-        sides: [open[0].name.clone(), open[1].name.clone()],
-        pairs: Vec::new(),
-        scenario,
-    };
-    let mut latencies = Vec::new();
-    for pair in 0..pairs {
-        // Who is first takes turns: what drifts meanwhile drifts for both.
-        let order = if pair.is_multiple_of(2) {
-            [0, 1]
-        } else {
-            [1, 0]
+    async fn carry_out(self) -> Result<Option<Outcome>, String> {
+        let outcome = match self {
+            Self::Run {
+                scenario,
+                spans,
+                target,
+                at,
+                grpc,
+                secret,
+                hop,
+            } => {
+                let remote = at.zip(grpc).zip(secret);
+                let target = remote.map_or(Target::Here(target), |((at, grpc), secret)| {
+                    Target::Elsewhere(Remote {
+                        at,
+                        grpc,
+                        secret,
+                        hops: hop,
+                    })
+                });
+                run(&scenario, &spans, &target).await?;
+                return Ok(None);
+            }
+            Self::Compare {
+                scenario,
+                against,
+                spans,
+                pairs,
+                anew,
+                ours,
+                theirs,
+            } => {
+                let against = against.unwrap_or_else(|| scenario.clone());
+                let sides = [
+                    (Target::Here(ours), scenario),
+                    (Target::Here(theirs), against),
+                ];
+                compare::compare(&sides, pairs, anew, &spans).await?
+            }
+            Self::Knee {
+                scenario,
+                spans,
+                climbs,
+                ours,
+                theirs,
+            } => knee::climb_in_turn([ours, theirs], &scenario, climbs, &spans).await?,
+            Self::Storm {
+                scenario,
+                clients,
+                storms,
+                target,
+                ..
+            } => storm::blow(&Target::Here(target), &scenario, clients, storms).await?,
+            Self::History {
+                messages,
+                rounds,
+                target,
+                ..
+            } => history::measure(&Target::Here(target), messages, rounds).await?,
+            Self::Book { .. } | Self::Peer { .. } => return Ok(None),
         };
-        let mut both = Vec::new();
-        for number in order {
-            let side = &open[number];
-            let (figures, span) = side.load(comparison.scenario.load, warm_up, length).await?;
-            println!("{}", report::line(&side.name, &figures));
-            both.push((number, figures));
-            latencies.push((number, span.delivery));
-        }
-        both.sort_by_key(|(number, _)| *number);
-        if let Ok(pair) = <[_; 2]>::try_from(both) {
-            comparison.pairs.push(pair.map(|(_, figures)| figures));
-        }
+        Ok(Some(outcome))
     }
-    let table = comparison.table();
-    println!("\n{table}");
-    let Some(out) = &load.out else {
+}
+
+async fn run(scenario: &Scenario, spans: &Spans, target: &Target) -> Result<(), String> {
+    target.build()?;
+    let side = Side::open(target, scenario).await?;
+    println!("{}: {} is connected", scenario.what, side.name);
+    let (figures, span) = side
+        .load(scenario.load, spans.warm_up, spans.length)
+        .await?;
+    println!("{}", report::line(&side.name, &figures));
+    let Some(out) = &spans.out else {
         return Ok(());
     };
     report::make_folder(out)?;
-    report::write_json(&out.join("comparison.json"), &comparison)?;
-    let path = out.join("table.md");
-    std::fs::write(&path, table).map_err(|error| format!("{}: {error}", path.display()))?;
-    let all = |number: usize| -> Result<Histogram<u64>, String> {
-        let mut of_side = latencies.iter().filter(|(side, _)| *side == number);
-        let mut sum = of_side.next().ok_or("no pairs")?.1.clone();
-        for (_, more) in of_side {
-            sum.add(more).map_err(|error| error.to_string())?;
-        }
-        Ok(sum)
-    };
-    let (ours, theirs) = (all(0)?, all(1)?);
-    if let Some([a, b]) = comparison.pairs.last() {
-        let [first, second] = &comparison.sides;
-        let sides = [(first.as_str(), &ours, a), (second.as_str(), &theirs, b)];
-        pictures(out, &comparison.scenario, &sides)?;
-    }
-    Ok(())
-}
-
-fn pictures(
-    out: &Path,
-    scenario: &Scenario,
-    sides: &[(&str, &Histogram<u64>, &Figures)],
-) -> Result<(), String> {
-    let latencies = sides
-        .iter()
-        .map(|(name, latency, _)| Line::of_latencies(name, latency));
-    plot::draw(
-        &out.join("latency.svg"),
+    report::write_json(&out.join("run.json"), &figures)?;
+    plot::pictures(
+        out,
         &scenario.what,
-        [
-            "nines: 1 is p90, 2 is p99, 3 is p99.9",
-            "ms until delivered",
-        ],
-        &latencies.collect::<Vec<_>>(),
-    )?;
-    let throughput = sides.iter().map(|(name, _, figures)| Line {
-        name: (*name).to_owned(),
-        points: (figures.deliveries_by_second.iter().enumerate())
-            .map(|(second, count)| (second as f64, *count as f64))
-            .collect(),
-    });
-    plot::draw(
-        &out.join("throughput.svg"),
-        &scenario.what,
-        ["second", "deliveries"],
-        &throughput.collect::<Vec<_>>(),
+        &[(&side.name, &span.delivery, &figures)],
     )
-}
-
-impl Load {
-    fn times(&self) -> Result<(Duration, Duration), String> {
-        let seconds = |name: &str, value: f64| {
-            Duration::try_from_secs_f64(value).map_err(|error| format!("--{name}: {error}"))
-        };
-        Ok((
-            seconds("warm-up", self.warm_up)?,
-            seconds("seconds", self.seconds)?,
-        ))
-    }
 }

@@ -159,8 +159,8 @@ impl Side {
     }
 
     async fn hops(&self) -> Result<Vec<(String, Usage)>, String> {
-        let hops = self.running.hops().iter();
-        let used = hops.map(|hop| async { Ok((hop.name.clone(), hop.usage().await?)) });
+        let hops = self.running.hops().into_iter();
+        let used = hops.map(|hop| async move { Ok((hop.name.clone(), hop.usage().await?)) });
         try_join_all(used).await
     }
 

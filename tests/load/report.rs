@@ -3,104 +3,12 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::measure::Figures;
-use crate::scenario::Scenario;
-
-/// Two targets in turn, pair by pair.
-#[derive(Serialize)]
-pub(crate) struct Comparison {
-    pub(crate) commit: String,
-    pub(crate) machine: String,
-    pub(crate) scenario: Scenario,
-    pub(crate) sides: [String; 2],
-    pub(crate) pairs: Vec<[Figures; 2]>,
-}
-
-/// One thing that two sides are compared by.
-struct Measure {
-    what: &'static str,
-    of: fn(&Figures) -> Option<f64>,
-}
-
-const MEASURES: [Measure; 7] = [
-    Measure {
-        what: "deliveries per server CPU second",
-        of: |figures| {
-            busy(figures)?
-                .server
-                .map(|server| server.deliveries_per_cpu_second)
-        },
-    },
-    Measure {
-        what: "deliveries per second",
-        of: |figures| Some(busy(figures)?.deliveries_per_second),
-    },
-    Measure {
-        what: "messages per second",
-        of: |figures| Some(busy(figures)?.messages_per_second),
-    },
-    Measure {
-        what: "answer p50, ms",
-        of: |figures| Some(busy(figures)?.answer_us.p50 as f64 / 1e3),
-    },
-    Measure {
-        what: "delivery p50, ms",
-        of: |figures| Some(busy(figures)?.delivery_us.p50 as f64 / 1e3),
-    },
-    Measure {
-        what: "delivery p99, ms",
-        of: |figures| Some(busy(figures)?.delivery_us.p99 as f64 / 1e3),
-    },
-    Measure {
-        what: "server KiB per connection",
-        of: |figures| {
-            figures
-                .server
-                .map(|server| server.bytes_per_connection / 1024.0)
-        },
-    },
-];
-
-/// The figures, if anything was delivered.
-fn busy(figures: &Figures) -> Option<&Figures> {
-    (figures.deliveries_per_second > 0.0).then_some(figures)
-}
-
-impl Comparison {
-    /// A table in Markdown: medians, and the ratio pair by pair.
-    pub(crate) fn table(&self) -> String {
-        let [ours, theirs] = &self.sides;
-        let mut table = format!(
-            "{}; {} pairs\n\n| | {ours} | {theirs} | ratio | least | greatest |\n|---|--:|--:|--:|--:|--:|\n",
-            self.scenario.what,
-            self.pairs.len()
-        );
-        for Measure { what, of } in MEASURES {
-            let both = self.pairs.iter().filter_map(|[a, b]| of(a).zip(of(b)));
-            let (ours, theirs): (Vec<f64>, Vec<f64>) = both.unzip();
-            let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
-            let (Some(ours), Some(theirs), Some(ratios)) =
-                (Spread::of(ours), Spread::of(theirs), Spread::of(ratios))
-            else {
-                continue;
-            };
-            let _fits = writeln!(
-                table,
-                "| {what} | {} | {} | {:.2} | {:.2} | {:.2} |",
-                rounded(ours.median),
-                rounded(theirs.median),
-                ratios.median,
-                ratios.least,
-                ratios.greatest
-            );
-        }
-        table
-    }
-}
 
 /// Of several values of the same thing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
     pub(crate) least: f64,
@@ -119,7 +27,7 @@ impl Spread {
 }
 
 /// Three digits that count, thousands apart.
-fn rounded(value: f64) -> String {
+pub(crate) fn rounded(value: f64) -> String {
     if value < 100.0 {
         return format!("{value:.2}");
     }
@@ -205,7 +113,12 @@ pub(crate) fn make_folder(path: &Path) -> Result<(), String> {
 /// Writes something as JSON.
 pub(crate) fn write_json(path: &Path, what: &impl Serialize) -> Result<(), String> {
     let text = serde_json::to_string_pretty(what).map_err(|error| error.to_string())?;
-    std::fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))
+    write(path, text + "\n")
+}
+
+/// Writes a file.
+pub(crate) fn write(path: &Path, text: impl AsRef<str>) -> Result<(), String> {
+    std::fs::write(path, text.as_ref()).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

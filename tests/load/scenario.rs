@@ -5,12 +5,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// Those that come with the tool.
-const KNOWN: [(&str, &str); 7] = [
+const KNOWN: [(&str, &str); 9] = [
     ("a", include_str!("scenarios/a.toml")),
     ("b", include_str!("scenarios/b.toml")),
     ("c", include_str!("scenarios/c.toml")),
     ("d", include_str!("scenarios/d.toml")),
     ("e", include_str!("scenarios/e.toml")),
+    ("e-few", include_str!("scenarios/e-few.toml")),
+    ("e-zipf", include_str!("scenarios/e-zipf.toml")),
     ("f", include_str!("scenarios/f.toml")),
     ("i", include_str!("scenarios/i.toml")),
 ];

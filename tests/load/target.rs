@@ -18,6 +18,7 @@ use tests::server::{Folder, Options, Server};
 
 use crate::crowd::Guests;
 use crate::dialect::Dialect;
+use crate::mesh::Mesh;
 use crate::scenario::Scenario;
 use crate::usage::{Hop, Usage};
 
@@ -54,6 +55,8 @@ pub(crate) enum Which {
     Drivers,
     /// Another build of ours, the program that DRIVERS_BEFORE names
     DriversBefore,
+    /// Ours as one of each program over NATS and Cassandra; the gateway is metered
+    Mesh,
     /// Socket.IO 4.8 on Node with `ws`: broadcasts only
     Node,
     /// The same behind SQLite (WAL, synchronous=FULL), one transaction for all that came meanwhile
@@ -77,6 +80,7 @@ pub(crate) struct Running {
 
 enum Process {
     Drivers(Box<Server>),
+    Mesh(Box<Mesh>),
     Peer(Peer),
     Remote(Remote),
 }
@@ -146,18 +150,10 @@ impl Which {
     fn build(self) -> Result<(), String> {
         match self {
             Self::Drivers if std::env::var_os("DRIVERS_BIN").is_none() => {
-                let build = [
-                    "build",
-                    "--release",
-                    "--locked",
-                    "--quiet",
-                    "-p",
-                    "standalone",
-                ];
-                let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-                run(Command::new(env!("CARGO"))
-                    .args(build)
-                    .current_dir(workspace))
+                build_ours(&["standalone"])
+            }
+            Self::Mesh if std::env::var_os("DRIVERS_TRIAL_BIN").is_none() => {
+                build_ours(&["gateway", "user-svc", "message-svc", "presence-svc"])
             }
             Self::Node | Self::NodeDurable => {
                 let install = ["ci", "--silent", "--no-fund", "--no-audit"];
@@ -175,6 +171,14 @@ impl Which {
     }
 
     async fn start(self) -> Result<Running, String> {
+        if self == Self::Mesh {
+            let mesh = Mesh::start().await?;
+            return Ok(Running {
+                address: mesh.address,
+                dialect: self.dialect(),
+                process: Process::Mesh(Box::new(mesh)),
+            });
+        }
         let ours = match self {
             Self::Drivers => Some(Options::default()),
             Self::DriversBefore => Some(Options {
@@ -243,7 +247,9 @@ impl Which {
             Self::Socketioxide => own("socketioxide"),
             Self::SocketioxideNoticing => own("socketioxide-noticing"),
             Self::Tungstenite => own("tungstenite"),
-            Self::Drivers | Self::DriversBefore => Err("drivers is no peer".to_owned()),
+            Self::Drivers | Self::DriversBefore | Self::Mesh => {
+                Err("drivers is no peer".to_owned())
+            }
         }
     }
 }
@@ -253,6 +259,7 @@ impl Running {
     pub(crate) fn usage(&self) -> Result<Option<Usage>, String> {
         let process = match &self.process {
             Process::Drivers(server) => server.pid(),
+            Process::Mesh(mesh) => mesh.gateway(),
             Process::Peer(peer) => peer.child.id(),
             Process::Remote(_) => return Ok(None),
         };
@@ -260,24 +267,34 @@ impl Running {
     }
 
     /// The processes whose use is told each by itself.
-    pub(crate) fn hops(&self) -> &[Hop] {
+    pub(crate) fn hops(&self) -> Vec<Hop> {
         match &self.process {
-            Process::Remote(remote) => &remote.hops,
-            Process::Drivers(_) | Process::Peer(_) => &[],
+            Process::Remote(remote) => remote.hops.clone(),
+            Process::Mesh(mesh) => mesh.hops(),
+            Process::Drivers(_) | Process::Peer(_) => Vec::new(),
+        }
+    }
+
+    /// Where phones connect.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its services, as an internal service calls them.
+    pub(crate) fn api(&self) -> Result<Api, String> {
+        match &self.process {
+            Process::Drivers(server) => Ok(Api::of(server)),
+            Process::Mesh(mesh) => Ok(mesh.api()),
+            Process::Remote(remote) => Ok(Api::at([remote.grpc; 3], &remote.secret)),
+            Process::Peer(_) => Err("a peer has no services".to_owned()),
         }
     }
 
     /// The tokens and topics of a scenario, made where they have to be.
     pub(crate) async fn prepare(&self, scenario: &Scenario) -> Result<Guests, String> {
         let (topics, tokens, users) = match &self.process {
-            Process::Drivers(server) => {
-                sign_everybody_up(self.address, &Api::of(server), scenario).await?
-            }
-            Process::Remote(remote) => {
-                let api = Api::at([remote.grpc; 3], &remote.secret);
-                sign_everybody_up(self.address, &api, scenario).await?
-            }
             Process::Peer(_) => name_topics(scenario),
+            _ => sign_everybody_up(self.address, &self.api()?, scenario).await?,
         };
         Ok(Guests {
             address: self.address,
@@ -328,6 +345,17 @@ async fn sign_everybody_up(
     let topics = topics.buffered(AT_A_TIME).collect().await;
     let (tokens, users) = users.into_iter().map(|user| (user.token, user.id)).unzip();
     Ok((topics, tokens, users))
+}
+
+/// Builds packages of ours as they are released.
+fn build_ours(packages: &[&str]) -> Result<(), String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--release", "--locked", "--quiet"]);
+    for package in packages {
+        build.args(["-p", package]);
+    }
+    run(build.current_dir(workspace))
 }
 
 /// The folder of the peers' sources.

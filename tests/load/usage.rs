@@ -62,6 +62,13 @@ impl FromStr for Hop {
 }
 
 impl Hop {
+    pub(crate) fn of(name: &str, process: u32) -> Self {
+        Self {
+            name: name.to_owned(),
+            meter: Meter::Process(process),
+        }
+    }
+
     pub(crate) async fn usage(&self) -> Result<Usage, String> {
         match self.meter {
             Meter::Process(process) => Usage::of(&[process]),

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
+use crate::nats::pid_in;
+
 /// Names the shared server, `host:port`.
 const SHARED: &str = "DRIVERS_TEST_CQL";
 
@@ -96,6 +98,15 @@ impl Cluster {
     #[must_use]
     pub fn url(&self, keyspace: &str) -> String {
         url(&self.address, keyspace, self.nodes)
+    }
+
+    /// The process of a node.
+    ///
+    /// # Panics
+    /// It was never started.
+    #[must_use]
+    pub fn pid(&self, node: u32) -> u32 {
+        pid_in(&self.folder.path().join(format!("node{node}/pid")))
     }
 
     /// Ends a node with SIGKILL, as a power cut of the process; returns when it is gone.

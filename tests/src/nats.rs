@@ -40,6 +40,15 @@ impl Nats {
         Self { folder, address }
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// It was never started.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        pid_in(&self.folder.path().join("pid"))
+    }
+
     /// Ends it with SIGKILL; returns when it is gone.
     pub async fn kill(&self) {
         self.signal("KILL").await;
@@ -74,6 +83,12 @@ impl Drop for Nats {
     fn drop(&mut self) {
         let _ = script("stop").arg(self.folder.path()).arg("KILL").status();
     }
+}
+
+/// The process that a start script has written down.
+pub(crate) fn pid_in(file: &Path) -> u32 {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.trim().parse().unwrap()
 }
 
 async fn start(folder: &Path) -> String {

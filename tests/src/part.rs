@@ -230,6 +230,15 @@ impl Part {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// It does not run.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child().as_ref().expect("a program that runs").id()
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Panics
