@@ -6,18 +6,19 @@
 
 mod arrivals;
 mod audience;
+mod following;
 mod outgoing;
 mod pace;
 mod payload;
 mod recent;
 #[cfg(feature = "sabotage")]
 mod sabotage;
+mod sending;
 mod sequence;
 mod wave;
 mod window;
 
 use std::{
-    collections::{HashSet, VecDeque},
     future::pending,
     sync::{
         Arc,
@@ -44,15 +45,13 @@ pub(crate) use self::outgoing::Outgoing;
 use self::{
     arrivals::{Arrival, Arrivals},
     audience::{AnsweredBy, Audience, Slow},
-    outgoing::{Answered, Batch, Verdict, judge},
+    following::Following,
+    outgoing::{Answered, Verdict},
     pace::Pace,
     recent::Recent,
-    sequence::Sequence,
-    wave::Wave,
-    window::Window,
+    sending::{Sending, Settled},
 };
 use crate::{
-    frame::Frame,
     hub::{House, SessionId},
     rules::SessionHandle,
 };
@@ -95,16 +94,12 @@ impl Progress {
     }
 }
 
-/// How long a hole may wait for an event that is on its way, before it is read.
-const GRACE: Duration = Duration::from_millis(40);
 /// Entries of one page when a hole is read.
 const PAGE: i32 = 256;
 /// How often sockets are looked at that have not taken a page yet, and how long
 /// the others wait for them.
 const DRAIN_CHECK: Duration = Duration::from_millis(20);
 const MAX_DRAIN: Duration = Duration::from_millis(200);
-/// Messages of sockets here that wait for one topic.
-const MAX_OUTGOING: usize = 4_096;
 /// How long a feed without anybody stays.
 const LINGER: Duration = Duration::from_secs(5);
 /// How often it is asked whether a sender listens who is to be answered.
@@ -128,21 +123,9 @@ enum OpenError {
     Head(Box<Status>),
 }
 
-/// Following the topic, once somebody listens.
-struct Following {
-    /// Nothing once the bus has shut down: the heads still tell what is missing.
-    subscription: Option<Subscription>,
-    sequence: Sequence<Option<Frame>>,
-}
-
-/// Messages of one call that are settled, and how.
-type Settled = Vec<(Outgoing, Verdict)>;
-
 #[derive(Default)]
 struct UnderWay {
     opening: bool,
-    /// Since when a call is.
-    sending: Option<Instant>,
     reading: bool,
     catching_up: bool,
 }
@@ -157,18 +140,11 @@ pub(crate) struct TopicFeed {
     /// Those who wait for the opening.
     arriving: Arrivals,
     audience: Audience,
-    /// What was let out last, and is on its way still.
-    wave: Option<Wave>,
-    /// Since when something is next in order and waits for more.
-    next_since: Option<Instant>,
     recent: Recent,
-    outgoing: VecDeque<Outgoing>,
+    sending: Sending,
     jobs: FuturesUnordered<BoxFuture<'static, Done>>,
     under_way: UnderWay,
-    sending_pace: Pace,
-    window: Window,
     following_pace: Pace,
-    hole_since: Option<Instant>,
     /// When it was asked last whether those listen whose answers wait for that.
     confirmed_at: Option<Instant>,
     idle_since: Option<Instant>,
@@ -189,16 +165,11 @@ impl TopicFeed {
             following: None,
             arriving: Arrivals::default(),
             audience: Audience::default(),
-            wave: None,
-            next_since: None,
             recent: Recent::default(),
-            outgoing: VecDeque::new(),
+            sending: Sending::default(),
             jobs: FuturesUnordered::new(),
             under_way: UnderWay::default(),
-            sending_pace: Pace::default(),
-            window: Window::default(),
             following_pace: Pace::default(),
-            hole_since: None,
             confirmed_at: None,
             idle_since: None,
         }
@@ -223,9 +194,7 @@ impl TopicFeed {
                 break;
             }
         }
-        for outgoing in self.outgoing.drain(..) {
-            outgoing.fail_unavailable();
-        }
+        self.sending.fail_all();
     }
 
     fn obey(&mut self, command: Command) {
@@ -252,18 +221,14 @@ impl TopicFeed {
                 self.audience.not_a_member(id);
             }
             Command::Send(mut outgoing) => {
-                if self.outgoing.len() >= MAX_OUTGOING {
-                    outgoing.fail_unavailable();
-                    return;
-                }
                 outgoing.emitted_at = self.last();
-                self.outgoing.push_back(*outgoing);
+                self.sending.push(*outgoing);
             }
             #[cfg(feature = "sabotage")]
             Command::Head(_) if chassis::sabotage::is("no_heads") => {}
             Command::Head(seq) => {
                 if let Some(following) = &mut self.following {
-                    following.sequence.exists(seq);
+                    following.exists(seq);
                 }
             }
         }
@@ -285,40 +250,15 @@ impl TopicFeed {
     }
 
     fn send(&mut self, now: Instant) -> Option<Instant> {
-        if self.outgoing.is_empty() || self.under_way.sending.is_some() {
-            return None;
-        }
-        if let Some(later) = self.sending_pace.later_than(now) {
-            return Some(later);
-        }
-        for outgoing in &mut self.outgoing {
-            if outgoing.is_late(now) && is_told(outgoing, &self.audience, &self.recent) {
-                outgoing.extend(CALL_LIMIT);
+        let is_told = |outgoing: &Outgoing| is_told(outgoing, &self.audience, &self.recent);
+        match self.sending.next(now, is_told) {
+            sending::Next::Nothing => None,
+            sending::Next::Later(later) => Some(later),
+            sending::Next::Call(batch) => {
+                let sent = batch.send(self.house.services.clone(), self.topic);
+                self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
+                None
             }
-        }
-        let batch = Batch::take(&mut self.outgoing, now, self.window.size());
-        self.refuse_the_overdue(now);
-        if !batch.is_empty() {
-            self.under_way.sending = Some(now);
-            let sent = batch.send(self.house.services.clone(), self.topic);
-            self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
-        }
-        None
-    }
-
-    /// Those who wait in vain: there is more to send than can be sent.
-    fn refuse_the_overdue(&mut self, now: Instant) {
-        let is_overdue = |first: &mut Outgoing| self.window.is_overdue(first.came_at, now);
-        let mut told = VecDeque::new();
-        while let Some(first) = self.outgoing.pop_front_if(is_overdue) {
-            if is_told(&first, &self.audience, &self.recent) {
-                told.push_back(first);
-            } else {
-                first.fail_unavailable();
-            }
-        }
-        for one in told.into_iter().rev() {
-            self.outgoing.push_front(one);
         }
     }
 
@@ -339,24 +279,20 @@ impl TopicFeed {
     /// Reads what is missing, once it has been missing for a while and the
     /// sockets have taken the page before.
     fn heal(&mut self, now: Instant) -> Option<Instant> {
-        let following = self.following.as_ref()?;
+        let following = self.following.as_mut()?;
         #[cfg(feature = "sabotage")]
-        if self.hole_since.is_none() && chassis::sabotage::strikes("lost_wakeup", 0.5) {
-            self.under_way.reading |= following.sequence.missing() > 0;
+        if following.has_new_hole() && chassis::sabotage::strikes("lost_wakeup", 0.5) {
+            self.under_way.reading = true;
         }
         if self.under_way.reading {
             return None;
         }
-        if following.sequence.missing() == 0 {
-            self.hole_since = None;
-            return None;
-        }
+        let due = following.hole_due(now)?;
+        #[cfg(feature = "sabotage")]
+        let due = due + sabotage::late_heal();
         if let Some(later) = self.following_pace.later_than(now) {
             return Some(later);
         }
-        let due = *self.hole_since.get_or_insert(now) + GRACE;
-        #[cfg(feature = "sabotage")]
-        let due = due + sabotage::late_heal();
         if now < due {
             return Some(due);
         }
@@ -364,7 +300,8 @@ impl TopicFeed {
             return Some(now + DRAIN_CHECK);
         }
         #[cfg(feature = "sabotage")]
-        if sabotage::drops_holes(&mut self.following) {
+        if chassis::sabotage::is("drop_hole") {
+            following.skip_hole();
             self.let_all_out();
             return None;
         }
@@ -416,7 +353,7 @@ impl TopicFeed {
     fn linger(&mut self, now: Instant) -> Option<Instant> {
         let needed = !self.audience.is_done()
             || !self.arriving.is_empty()
-            || !self.outgoing.is_empty()
+            || !self.sending.is_idle()
             || !self.jobs.is_empty();
         if needed {
             self.idle_since = None;
@@ -433,12 +370,9 @@ impl TopicFeed {
     fn finish(&mut self, done: Done) {
         match done {
             Done::Sent(answered) => {
-                let began = self.under_way.sending.take();
-                let (settled, succeeded) = self.settle(answered);
-                self.sending_pace.note(succeeded);
-                let now = Instant::now();
-                self.window.note(began.unwrap_or(now), now, succeeded);
-                self.answer(settled, now);
+                let is_told = |outgoing: &Outgoing| is_told(outgoing, &self.audience, &self.recent);
+                let settled = self.sending.settle(answered, is_told);
+                self.answer(settled, Instant::now());
             }
             Done::Opened(opened) => {
                 self.under_way.opening = false;
@@ -447,7 +381,9 @@ impl TopicFeed {
             }
             Done::Read(page) => {
                 self.under_way.reading = false;
-                self.hole_since = None;
+                if let Some(following) = &mut self.following {
+                    following.hole_is_read();
+                }
                 let succeeded = self.read(page);
                 self.following_pace.note(succeeded);
             }
@@ -462,10 +398,7 @@ impl TopicFeed {
     fn opened(&mut self, opened: Result<(Subscription, Seq), OpenError>) -> bool {
         match opened {
             Ok((subscription, head)) => {
-                self.following = Some(Following {
-                    subscription: Some(subscription),
-                    sequence: Sequence::behind(head),
-                });
+                self.following = Some(Following::new(subscription, head));
                 self.progress.0.store(head.get(), Ordering::Relaxed);
                 for arrival in self.arriving.take() {
                     self.let_in(arrival);
@@ -522,7 +455,7 @@ impl TopicFeed {
             Some(Received::Lost) => {}
             None => {
                 if let Some(following) = &mut self.following {
-                    following.subscription = None;
+                    following.end_events();
                 }
             }
         }
@@ -537,12 +470,12 @@ impl TopicFeed {
     }
 
     fn last(&self) -> Seq {
-        (self.following.as_ref()).map_or(Seq::ZERO, |following| following.sequence.last())
+        (self.following.as_ref()).map_or(Seq::ZERO, Following::last)
     }
 
     fn offer(&mut self, entry: &Entry) {
         if let Some(following) = &mut self.following {
-            (following.sequence).offer(Seq::new(entry.seq), || {
+            following.offer(Seq::new(entry.seq), || {
                 self.recent.note(entry);
                 payload::sent(entry)
             });
@@ -552,80 +485,29 @@ impl TopicFeed {
     /// Lets out what is next in order, unless it waits for more to go out with it; says
     /// until when.
     fn let_out(&mut self, now: Instant) -> Option<Instant> {
-        let following = self.following.as_ref()?;
-        if !following.sequence.has_next() {
-            return None;
+        let call_brings_more = self.sending.has_call() && self.audience.is_crowd();
+        match self.following.as_mut()?.next(now, call_brings_more) {
+            following::Next::Nothing => None,
+            following::Next::Waits(until) => Some(until),
+            following::Next::Due => {
+                self.let_all_out();
+                None
+            }
         }
-        let since = *self.next_since.get_or_insert(now);
-        let wave = self.wave.as_ref();
-        let waits_until = wave
-            .and_then(|wave| wave.lasts_until(now))
-            .or_else(|| self.joins_until(since, now));
-        if waits_until.is_none() {
-            self.let_all_out();
-        }
-        waits_until
-    }
-
-    /// What is next since then waits for the call that is under way, which brings more.
-    fn joins_until(&self, since: Instant, now: Instant) -> Option<Instant> {
-        let until = since + wave::JOIN;
-        let joins = self.under_way.sending.is_some() && self.audience.is_crowd() && now < until;
-        joins.then_some(until)
     }
 
     fn let_all_out(&mut self) {
-        self.next_since = None;
         let Some(following) = &mut self.following else {
             return;
         };
-        if !following.sequence.has_next() {
-            return;
+        let before = following.last();
+        let entries = following.take_next();
+        let last = following.last();
+        if last > before {
+            following.is_let_out(self.audience.tell(&entries));
+            self.progress.0.store(last.get(), Ordering::Relaxed);
+            self.audience.let_out(Some(last));
         }
-        let mut entries = Vec::new();
-        while let Some((seq, frame)) = following.sequence.next() {
-            entries.extend(frame.map(|frame| (seq, frame)));
-        }
-        let last = following.sequence.last();
-        self.wave = self.audience.tell(&entries);
-        self.progress.0.store(last.get(), Ordering::Relaxed);
-        self.audience.let_out(Some(last));
-    }
-
-    /// Puts what has to be sent again in front of what waits. Gives what is settled, in its
-    /// order, and whether message-svc has settled anything.
-    fn settle(&mut self, answered: Answered) -> (Settled, bool) {
-        let mut again = VecDeque::new();
-        let mut settled_later = HashSet::new();
-        let mut verdicts = Vec::with_capacity(answered.len());
-        let now = Instant::now();
-        // What failed for a reason that may pass is sent again, unless a later
-        // message of the same socket is in the log already. What its sender was told
-        // of as a listener can't fail any more: it is sent again to hear so.
-        for (outgoing, outcome) in answered.into_iter().rev() {
-            let verdict = judge(outcome);
-            let id = outgoing.session.session_id;
-            match verdict {
-                Verdict::Again if is_told(&outgoing, &self.audience, &self.recent) => {
-                    again.push_front(outgoing);
-                }
-                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late(now) => {
-                    again.push_front(outgoing);
-                }
-                verdict => {
-                    if matches!(verdict, Verdict::Sent(_)) {
-                        settled_later.insert(id);
-                    }
-                    verdicts.push((outgoing, verdict));
-                }
-            }
-        }
-        // One message whose outcome stays open for a while holds up nobody else's.
-        let succeeded = again.is_empty() || !verdicts.is_empty();
-        again.append(&mut self.outgoing);
-        self.outgoing = again;
-        verdicts.reverse();
-        (verdicts, succeeded)
     }
 
     /// Answers the messages of one call.
@@ -638,7 +520,11 @@ impl TopicFeed {
             }
         }
         // What has waited for this call goes out now; else it waits for the next one.
-        if self.next_since.is_none() {
+        if !self
+            .following
+            .as_ref()
+            .is_some_and(Following::has_next_waiting)
+        {
             self.send(now);
         }
         self.let_out(now);
@@ -746,8 +632,8 @@ async fn page(house: Arc<House>, topic: TopicId, start: Seq) -> Result<Vec<Entry
 }
 
 async fn next_event(following: &mut Option<Following>) -> Option<Received> {
-    match following.as_mut().and_then(|one| one.subscription.as_mut()) {
-        Some(subscription) => subscription.recv().await,
+    match following {
+        Some(following) => following.event().await,
         None => pending().await,
     }
 }

@@ -7,7 +7,6 @@ use chassis::{
     sabotage::{is, strikes},
 };
 
-use super::Following;
 use crate::{
     frame::Frame,
     outbox::{EndReason, Outbox},
@@ -16,17 +15,6 @@ use crate::{
 /// `late_heal`: a hole waits longer than is promised.
 pub(super) fn late_heal() -> Duration {
     Duration::from_secs(if is("late_heal") { 8 } else { 0 })
-}
-
-/// `drop_hole`: what is missing is left out.
-pub(super) fn drops_holes(following: &mut Option<Following>) -> bool {
-    match following {
-        Some(following) if is("drop_hole") => {
-            following.sequence.skip_hole();
-            true
-        }
-        _ => false,
-    }
 }
 
 /// `double_emit`: a socket is told twice. `cut_healthy`: it is ended for nothing.

@@ -1,0 +1,145 @@
+//! Messages of sockets here that wait for message-svc, which of them go with the next call,
+//! and which have to be sent again.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    mem::take,
+    time::Instant,
+};
+
+use super::{
+    CALL_LIMIT,
+    outgoing::{Answered, Batch, Outgoing, Verdict, judge},
+    pace::Pace,
+    window::Window,
+};
+
+/// Messages of sockets here that wait for one topic.
+const MAX_WAITING: usize = 4_096;
+
+/// Messages of one call that are settled, and how.
+pub(super) type Settled = Vec<(Outgoing, Verdict)>;
+
+#[derive(Default)]
+pub(super) struct Sending {
+    waiting: VecDeque<Outgoing>,
+    /// Since when a call is under way.
+    since: Option<Instant>,
+    pace: Pace,
+    window: Window,
+}
+
+/// What is to be done about what waits.
+pub(super) enum Next {
+    Nothing,
+    Later(Instant),
+    /// These are sent.
+    Call(Batch),
+}
+
+impl Sending {
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether a call is under way.
+    pub(super) fn has_call(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Takes a message, or refuses it where too many wait.
+    pub(super) fn push(&mut self, outgoing: Outgoing) {
+        if self.waiting.len() >= MAX_WAITING {
+            outgoing.fail_unavailable();
+        } else {
+            self.waiting.push_back(outgoing);
+        }
+    }
+
+    /// The next call, if one is due. Whoever was told of his message is not refused, for it
+    /// is in the log: it is sent again to hear so.
+    pub(super) fn next(&mut self, now: Instant, is_told: impl Fn(&Outgoing) -> bool) -> Next {
+        if self.waiting.is_empty() || self.has_call() {
+            return Next::Nothing;
+        }
+        if let Some(later) = self.pace.later_than(now) {
+            return Next::Later(later);
+        }
+        for outgoing in &mut self.waiting {
+            if outgoing.is_late(now) && is_told(outgoing) {
+                outgoing.extend(CALL_LIMIT);
+            }
+        }
+        let batch = Batch::take(&mut self.waiting, now, self.window.size());
+        self.refuse_the_overdue(now, is_told);
+        if batch.is_empty() {
+            return Next::Nothing;
+        }
+        self.since = Some(now);
+        Next::Call(batch)
+    }
+
+    /// Those who wait in vain: there is more to send than can be sent.
+    fn refuse_the_overdue(&mut self, now: Instant, is_told: impl Fn(&Outgoing) -> bool) {
+        let is_overdue = |first: &mut Outgoing| self.window.is_overdue(first.came_at, now);
+        let mut told = VecDeque::new();
+        while let Some(first) = self.waiting.pop_front_if(is_overdue) {
+            if is_told(&first) {
+                told.push_back(first);
+            } else {
+                first.fail_unavailable();
+            }
+        }
+        for one in told.into_iter().rev() {
+            self.waiting.push_front(one);
+        }
+    }
+
+    /// Takes the answer to the call. Puts what has to be sent again in front of what waits,
+    /// and gives what is settled, in its order.
+    pub(super) fn settle(
+        &mut self,
+        answered: Answered,
+        is_told: impl Fn(&Outgoing) -> bool,
+    ) -> Settled {
+        let mut again = VecDeque::new();
+        let mut settled_later = HashSet::new();
+        let mut settled = Vec::with_capacity(answered.len());
+        let now = Instant::now();
+        // What failed for a reason that may pass is sent again, unless a later
+        // message of the same socket is in the log already. What its sender was told
+        // of as a listener can't fail any more: it is sent again to hear so.
+        for (outgoing, outcome) in answered.into_iter().rev() {
+            let verdict = judge(outcome);
+            let id = outgoing.session.session_id;
+            match verdict {
+                Verdict::Again if is_told(&outgoing) => again.push_front(outgoing),
+                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late(now) => {
+                    again.push_front(outgoing);
+                }
+                verdict => {
+                    if matches!(verdict, Verdict::Sent(_)) {
+                        settled_later.insert(id);
+                    }
+                    settled.push((outgoing, verdict));
+                }
+            }
+        }
+        // One message whose outcome stays open for a while holds up nobody else's.
+        let succeeded = again.is_empty() || !settled.is_empty();
+        again.append(&mut self.waiting);
+        self.waiting = again;
+        self.pace.note(succeeded);
+        let began = self.since.take().unwrap_or(now);
+        self.window.note(began, now, succeeded);
+        settled.reverse();
+        settled
+    }
+
+    /// Refuses all that waits.
+    pub(super) fn fail_all(&mut self) {
+        for outgoing in take(&mut self.waiting) {
+            outgoing.fail_unavailable();
+        }
+    }
+}
