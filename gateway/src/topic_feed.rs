@@ -552,7 +552,8 @@ impl TopicFeed {
             came_at,
             ..
         } = outgoing;
-        let mut frame = None;
+        let held = self.following.as_ref().and_then(|one| one.held(seq));
+        let mut frame = held.cloned();
         let mut frame = || frame.get_or_insert_with(|| payload::sent(entry)).clone();
         if let Some(ack) = ack
             && let Some(frame) = frame()
@@ -561,8 +562,10 @@ impl TopicFeed {
         }
         let id = session.session_id;
         let emitted = (came_at, emitted_at);
-        let answered_by = (self.audience).answered_by(id, seq, emitted, self.last());
+        let last = self.last();
+        let answered_by = (self.audience).answered_by(id, seq, emitted, last);
         if answered_by == AnsweredBy::Feed {
+            self.audience.awaits(id, seq, last, frame);
             return;
         }
         let Some(frame) = frame() else { return };

@@ -278,6 +278,60 @@ async fn who_had_his_message_and_was_removed_before_its_answer_is_not_told_again
 }
 
 #[tokio::test]
+async fn who_leaves_while_his_message_waits_behind_a_hole_is_told_of_it_and_of_nothing_else() {
+    let lossy = Misbehaviour {
+        drop: 1.0,
+        ..calm()
+    };
+    let stage = Stage::new(lossy);
+    let mut sender = stage.sign_in(1).await;
+    let mut other = stage.sign_in(2).await;
+    stage.log.entries_are_away(true);
+    stage.log.append_elsewhere(topic(), 9, "the hole");
+    stage.send(&sender, message("a", "hello"));
+    stage
+        .until(HEALED, || stage.log.stamps(topic()).len() == 2)
+        .await;
+    stage.log.leave(1, topic());
+    let removed = || !stage.is_member(&sender, topic());
+    stage.until(HEALED, removed).await;
+    sender.hears_nothing().await;
+    stage.log.entries_are_away(false);
+    assert_eq!(sender.sent(HEALED).await, (2, "hello".into()));
+    assert_eq!(other.sent(HEALED).await.0, 1);
+    assert_eq!(other.sent(HEALED).await.0, 2);
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn who_leaves_while_he_is_brought_up_to_his_own_message_is_told_of_it() {
+    let stage = Stage::new(calm());
+    let open = stage.log.open_topic(2);
+    let mut other = stage.sign_in(2).await;
+    stage.log.join(2, open);
+    stage.until(HEALED, || stage.is_member(&other, open)).await;
+    stage.log.append_elsewhere(open, 9, "before");
+    assert_eq!(other.sent(HEALED).await.0, 1);
+    let mut sender = stage.sign_in(1).await;
+    stage.log.entries_are_away(true);
+    stage.log.join(1, open);
+    stage.log.append_elsewhere(open, 9, "missed");
+    stage.until(HEALED, || stage.is_member(&sender, open)).await;
+    let mut own = message("a", "hello");
+    own.topic_id = open;
+    stage.send(&sender, own);
+    sender.hears_nothing().await;
+    stage.log.leave(1, open);
+    assert_eq!(sender.sent(HEALED).await, (3, "hello".into()));
+    stage.log.entries_are_away(false);
+    assert_eq!(other.sent(HEALED).await.0, 2);
+    assert_eq!(other.sent(HEALED).await.0, 3);
+    sender.hears_nothing().await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);

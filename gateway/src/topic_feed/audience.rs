@@ -20,8 +20,8 @@ use crate::{frame::Frame, hub::SessionId, rules::SessionHandle};
 pub(super) struct Audience {
     listeners: HashMap<SessionId, Listener>,
     catching_up: VecDeque<CatchUp>,
-    /// The last seq of each sender that is appended and not let out yet.
-    awaited: HashMap<SessionId, Seq>,
+    /// What each listener has appended himself and is not let out yet.
+    awaited: HashMap<SessionId, Own>,
     deferred: VecDeque<Deferred>,
     /// Answers to senders of whom it is not known yet whether they listen.
     unclaimed: HashMap<SessionId, Unclaimed>,
@@ -43,8 +43,11 @@ struct Departed {
 
 struct Unclaimed {
     session: Arc<SessionHandle>,
-    answers: BTreeMap<Seq, Frame>,
+    answers: Own,
 }
+
+/// A sender's own messages.
+type Own = BTreeMap<Seq, Frame>;
 
 /// Someone who listens.
 struct Listener {
@@ -61,6 +64,8 @@ struct CatchUp {
     since: Seq,
     /// He has had everything up to this.
     cursor: Seq,
+    /// What he has appended himself behind it.
+    awaited: Own,
 }
 
 /// An answer that waits until an earlier message of its sender is let out, so
@@ -140,6 +145,7 @@ impl Audience {
                 session,
                 since,
                 cursor: since,
+                awaited: Own::new(),
             });
         } else {
             let from = since;
@@ -156,14 +162,31 @@ impl Audience {
         }
     }
 
-    /// The session listens no more; `last` was let out last.
+    /// The session listens no more; `last` was let out last. What it has appended itself and
+    /// has not been told of it is told of alone.
     pub(super) fn unlisten(&mut self, id: SessionId, last: Seq) {
-        self.awaited.remove(&id);
         let at = (self.catching_up.iter()).position(|one| one.session.session_id == id);
         let (session, since, had) = if let Some(one) = at.and_then(|at| self.catching_up.remove(at))
         {
+            for frame in one.awaited.values() {
+                one.session.outbox.push(frame);
+            }
             (one.session, one.since, one.cursor)
         } else if let Some(one) = self.listeners.remove(&id) {
+            // Before the answers that wait behind these.
+            for (seq, frame) in self
+                .awaited
+                .remove(&id)
+                .unwrap_or_default()
+                .into_iter()
+                .rev()
+            {
+                self.deferred.push_front(Deferred {
+                    behind: seq,
+                    session: Arc::clone(&one.session),
+                    frame,
+                });
+            }
             (one.session, one.since, last)
         } else {
             return;
@@ -232,7 +255,10 @@ impl Audience {
     /// them when nothing is let out any more.
     pub(super) fn let_out(&mut self, last: Option<Seq>) {
         let is_out = |seq: Seq| last.is_none_or(|last| seq <= last);
-        self.awaited.retain(|_, awaited| !is_out(*awaited));
+        self.awaited.retain(|_, own| {
+            own.retain(|seq, _| !is_out(*seq));
+            !own.is_empty()
+        });
         self.deferred.retain(|deferred| {
             let due = is_out(deferred.behind);
             if due {
@@ -245,16 +271,13 @@ impl Audience {
     /// How to answer a sender whose message lies at `seq`. He emitted it at `came_at`, when
     /// `emitted_at` was let out last; now that is `last`.
     pub(super) fn answered_by(
-        &mut self,
+        &self,
         id: SessionId,
         seq: Seq,
         (came_at, emitted_at): (Instant, Seq),
         last: Seq,
     ) -> AnsweredBy {
         let by_feed = if let Some(listener) = self.listeners.get(&id) {
-            if seq > last {
-                self.awaited.insert(id, seq);
-            }
             Some(seq > listener.since && (seq > last || seq > emitted_at))
         } else {
             (self.catch_up_of(id))
@@ -268,10 +291,31 @@ impl Audience {
         }
     }
 
+    /// Notes a message that its sender will have as a listener, unless he has had it.
+    pub(super) fn awaits(
+        &mut self,
+        id: SessionId,
+        seq: Seq,
+        last: Seq,
+        frame: impl FnOnce() -> Option<Frame>,
+    ) {
+        let mut catching_up = self.catching_up.iter_mut();
+        let own = if self.listeners.contains_key(&id) {
+            (seq > last).then(|| self.awaited.entry(id).or_default())
+        } else {
+            let one = catching_up.find(|one| one.session.session_id == id);
+            one.and_then(|one| (seq > one.cursor).then_some(&mut one.awaited))
+        };
+        if let Some((own, frame)) = own.and_then(|own| Some((own, frame()?))) {
+            own.insert(seq, frame);
+        }
+    }
+
     /// Answers a sender alone, behind what he still waits for.
     pub(super) fn answer(&mut self, session: Arc<SessionHandle>, frame: Frame) {
-        match self.awaited.get(&session.session_id) {
-            Some(behind) => self.deferred.push_back(Deferred {
+        let awaited = self.awaited.get(&session.session_id);
+        match awaited.and_then(Own::last_key_value) {
+            Some((behind, _)) => self.deferred.push_back(Deferred {
                 behind: *behind,
                 session,
                 frame,
@@ -285,7 +329,7 @@ impl Audience {
         let unclaimed = self.unclaimed.entry(session.session_id);
         let one = unclaimed.or_insert_with(|| Unclaimed {
             session,
-            answers: BTreeMap::new(),
+            answers: Own::new(),
         });
         one.answers.insert(seq, frame);
     }
@@ -333,6 +377,7 @@ impl Audience {
             }
             one.cursor = seq;
         }
+        one.awaited = one.awaited.split_off(&one.cursor.next());
         let (session, since, from) = (Arc::clone(&one.session), one.since, one.cursor);
         if from >= last {
             let listener = Listener {
@@ -341,6 +386,9 @@ impl Audience {
                 from,
             };
             self.listeners.insert(id, listener);
+            if !one.awaited.is_empty() {
+                self.awaited.insert(id, one.awaited);
+            }
         } else {
             self.catching_up.push_back(one);
         }

@@ -76,6 +76,11 @@ impl Following {
         self.sequence.offer(seq, frame);
     }
 
+    /// The frame of an entry that is here and not let out yet.
+    pub(super) fn held(&self, seq: Seq) -> Option<&Option<Frame>> {
+        self.sequence.held(seq)
+    }
+
     /// Notes that an entry with this seq exists.
     pub(super) fn exists(&mut self, seq: Seq) {
         self.sequence.exists(seq);

@@ -44,6 +44,11 @@ impl<T> Sequence<T> {
         }
     }
 
+    /// An entry that has not gone out yet.
+    pub(super) fn held(&self, seq: Seq) -> Option<&T> {
+        self.held.get(&seq)
+    }
+
     /// Notes that an entry with this seq exists.
     pub(super) fn exists(&mut self, seq: Seq) {
         self.known = self.known.max(seq);

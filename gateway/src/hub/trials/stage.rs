@@ -246,6 +246,7 @@ struct World {
     trouble: Option<(Trouble, u32)>,
     open_of: Option<i64>,
     heads_away: bool,
+    entries_away: bool,
     message_takes: Duration,
 }
 
@@ -350,6 +351,11 @@ impl Log {
     /// Whether heads can't be read, so that no topic can be opened.
     pub(super) fn heads_are_away(&self, away: bool) {
         self.world().heads_away = away;
+    }
+
+    /// Whether entries can't be read, so that no hole is filled.
+    pub(super) fn entries_are_away(&self, away: bool) {
+        self.world().entries_away = away;
     }
 
     /// Makes a user a member and tells nobody.
@@ -468,6 +474,9 @@ impl message_server::MessageService for Log {
         let request = request.into_inner();
         let topic = TopicId::new(request.topic_id).unwrap();
         let world = self.world();
+        if world.entries_away {
+            return Err(Status::unavailable("entries can't be read"));
+        }
         let from = request.start_seq as usize - 1;
         let entries = world.entries[&topic]
             .iter()
