@@ -60,8 +60,8 @@ pub fn main() -> ExitCode {
 
 async fn serve(settings: Settings, mut process: Process) -> Result<(), Error> {
     let needs = settings.needs()?;
-    let phones = ports::bind(settings.listen, "listen").await?;
-    let admin = ports::bind(settings.admin_listen, "admin_listen").await?;
+    let phones = ports::bind(settings.listen, "listen")?;
+    let admin = ports::bind(settings.admin_listen, "admin_listen")?;
     let banner = Banner {
         phones: ports::address(&phones)?,
         admin: ports::address(&admin)?,

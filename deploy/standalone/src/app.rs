@@ -55,15 +55,15 @@ pub struct Addresses {
 }
 
 impl Listeners {
-    /// Binds all three.
+    /// Binds all three. Has to be called within a runtime.
     ///
     /// # Errors
     /// [`Error::Listen`] with the first that can't be bound.
-    pub async fn bind(config: &Config) -> Result<Self, Error> {
+    pub fn bind(config: &Config) -> Result<Self, Error> {
         Ok(Self {
-            phones: ports::bind(config.listen, "listen").await?,
-            grpc: ports::bind(config.grpc_listen, "grpc_listen").await?,
-            admin: ports::bind(config.admin_listen, "admin_listen").await?,
+            phones: ports::bind(config.listen, "listen")?,
+            grpc: ports::bind(config.grpc_listen, "grpc_listen")?,
+            admin: ports::bind(config.admin_listen, "admin_listen")?,
         })
     }
 

@@ -29,7 +29,7 @@ pub fn refuse(error: &Error) -> ExitCode {
 
 async fn serve(config: Config, mut process: Process) -> Result<(), Error> {
     config.check_ports()?;
-    let listeners = Listeners::bind(&config).await?;
+    let listeners = Listeners::bind(&config)?;
     let banner = Banner::new(&config, listeners.addresses()?);
     let metrics = process.metrics.clone();
     let building = Box::pin(App::build(config, listeners, metrics));

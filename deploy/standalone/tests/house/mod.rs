@@ -39,7 +39,7 @@ impl House {
             ..Config::default()
         };
         change(&mut config);
-        let listeners = Listeners::bind(&config).await?;
+        let listeners = Listeners::bind(&config)?;
         let at = listeners.addresses()?;
         let metrics = METRICS.get_or_init(|| Metrics::install().unwrap()).clone();
         let app = Box::pin(App::build(config, listeners, metrics)).await?;

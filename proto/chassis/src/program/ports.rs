@@ -4,10 +4,11 @@
 use std::{
     convert::Infallible,
     future::pending,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 
 use super::{Error, Part};
@@ -18,18 +19,32 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// Binds an address that this key of the configuration set.
+/// Connections that may wait to be accepted: as many as Linux allows by default. Whoever
+/// finds no place tries again a second later, so those who drop all at once need many;
+/// `TcpListener::bind` has 128.
+const BACKLOG: u32 = 4_096;
+
+/// Binds an address that this key of the configuration set. Has to be called within a runtime.
 ///
 /// # Errors
 /// [`Error::Listen`].
-pub async fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| Error::Listen {
-            address,
-            key,
-            source,
-        })
+pub fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
+    listen(address).map_err(|source| Error::Listen {
+        address,
+        key,
+        source,
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // As `TcpListener::bind` does: a program that has just ended leaves connections behind.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Where it listens.
@@ -87,4 +102,26 @@ pub fn serve_grpc(
             never = ending => match never {},
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use futures::future::try_join_all;
+    use tokio::{net::TcpStream, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_may_connect_before_anybody_is_accepted() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), "listen").unwrap();
+        let at = address(&listener).unwrap();
+        // Whoever is not let in tries again after a second, then after three.
+        let all = try_join_all((0..1_000).map(|_| TcpStream::connect(at)));
+        let connected = timeout(Duration::from_secs(2), all).await;
+        assert_eq!(connected.unwrap().unwrap().len(), 1_000);
+    }
 }

@@ -136,8 +136,8 @@ async fn serve<S: Service>(
         &settings.callers,
         settings.plaintext,
     )?;
-    let grpc = ports::bind(settings.grpc_listen, "grpc_listen").await?;
-    let admin = ports::bind(settings.admin_listen, "admin_listen").await?;
+    let grpc = ports::bind(settings.grpc_listen, "grpc_listen")?;
+    let admin = ports::bind(settings.admin_listen, "admin_listen")?;
     let banner = Banner {
         name: S::NAME,
         grpc: ports::address(&grpc)?,
