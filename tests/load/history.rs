@@ -38,7 +38,7 @@ pub(crate) async fn measure(
     let user = try_sign_up_as(
         running.address(),
         format!("98{number:013}"),
-        format!("history{number}"),
+        format!("log{number}"),
     )
     .await?;
     let [mut long, mut short] = [messages, SHORT].map(|length| Topic {
