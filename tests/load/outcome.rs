@@ -121,14 +121,16 @@ impl Outcome {
                     ratio.greatest
                 ),
                 None => {
-                    let mut figures = [ours.median, ours.least, ours.greatest]
-                        .map(rounded)
-                        .to_vec();
-                    if columns > figures.len() {
-                        figures = vec![figures.join(" … ")];
-                        figures.resize(columns, String::new());
+                    let [median, least, greatest] =
+                        [ours.median, ours.least, ours.greatest].map(rounded);
+                    if columns == 3 {
+                        format!("{median} | {least} | {greatest}")
+                    } else {
+                        format!(
+                            "{median} ({least} … {greatest}){}",
+                            " |".repeat(columns - 1)
+                        )
                     }
-                    figures.join(" | ")
                 }
             };
             let _fits = writeln!(table, "| {what} | {figures} |");
@@ -195,7 +197,7 @@ mod tests {
             "{table}"
         );
         assert!(
-            table.contains("| wait, ms | 5.00 … 5.00 … 5.00 |"),
+            table.contains("| wait, ms | 5.00 (5.00 … 5.00) |"),
             "{table}"
         );
     }
