@@ -76,12 +76,30 @@ struct Own {
 }
 
 impl Stream<'_> {
-    /// Whether something behind this seq was shown that was sent in the same term.
-    fn went_on(&self, log: &[Message], seq: i64, term: &Term) -> bool {
-        let later = log.iter().filter(|entry| entry.seq > seq);
+    /// Those behind this seq that were sent in the same term and shown.
+    fn shown_behind<'s>(
+        &'s self,
+        log: &'s [Message],
+        seq: i64,
+        term: &'s Term,
+    ) -> impl Iterator<Item = i64> + 's {
+        let later = log.iter().filter(move |entry| entry.seq > seq);
         later
             .take_while(|entry| term.surely_holds(entry.sent_at))
-            .any(|entry| self.first.contains_key(&entry.seq) && !self.answers.contains(&entry.seq))
+            .map(|entry| entry.seq)
+            .filter(|seq| self.first.contains_key(seq))
+    }
+
+    /// Whether one of them was a delivery for sure.
+    fn went_on(&self, log: &[Message], seq: i64, term: &Term) -> bool {
+        let mut later = self.shown_behind(log, seq, term);
+        later.any(|seq| !self.answers.contains(&seq))
+    }
+
+    /// Whether one of them may have been one. What was shown in a later term says nothing.
+    fn may_have_gone_on(&self, log: &[Message], seq: i64, term: &Term) -> bool {
+        let mut later = self.shown_behind(log, seq, term);
+        later.any(|seq| self.last >= Some(seq))
     }
 }
 
@@ -213,7 +231,7 @@ fn whole(
             // Who leaves before it is due need not have it, unless he was shown a later one.
             None if term.left.is_some_and(|(began, _)| began < due)
                 && !stream.went_on(log, entry.seq, term) => {}
-            None if stream.went_on(log, entry.seq, term) => {
+            None if stream.may_have_gone_on(log, entry.seq, term) => {
                 broken(Kind::Hole, "shown later ones and not");
             }
             None if end > due => broken(Kind::LateHeal, "never shown"),

@@ -368,6 +368,20 @@ fn who_leaves_before_an_entry_is_due_need_not_have_it() {
 }
 
 #[test]
+fn a_hole_in_front_of_ones_own_message_is_one_though_the_connection_ends_soon() {
+    let mut story = Story::new();
+    let mut first = message(1, 2_000);
+    first.owner = BOB;
+    story.client(BOB).emits(1_990, "s1").shown(2_020, &first);
+    let second = message(2, 3_000);
+    story.of(BOB).shown(3_020, &second);
+    story.client(ANN).emits(2_990, "s2").shown(3_010, &second);
+    story.of(ANN).0.ended = Some((START + 3_500, End::ByClient));
+    story.log(vec![first, second]);
+    assert_eq!(story.kinds(), [Kind::Hole]);
+}
+
+#[test]
 fn who_was_shown_nothing_until_he_came_again_was_not_let_in_in_time() {
     let mut story = Story::told();
     story.of(BOB).forgets(2);
