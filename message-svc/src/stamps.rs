@@ -35,7 +35,8 @@ impl CurrentStamps {
     }
 
     pub(crate) fn filter(&self) -> FilterBits {
-        FilterBits::of(self.slots.keys().map(|(owner, stamp)| key(*owner, stamp)))
+        let keys = self.slots.keys();
+        FilterBits::of(keys.map(|(owner, stamp)| StampKey::of(*owner, stamp)))
     }
 
     /// About how many bytes it takes.
@@ -54,12 +55,12 @@ pub(crate) struct FullStamps {
 
 impl FullStamps {
     /// Whether the segment may hold this stamp; wrongly yes once in 65,536 times, never wrongly no.
-    pub(crate) fn may_hold(&self, owner: UserId, stamp: &Stamp) -> bool {
+    pub(crate) fn may_hold(&self, stamp: StampKey) -> bool {
         #[cfg(feature = "sabotage")]
         if chassis::sabotage::is("forget_full_stamps") {
             return false;
         }
-        self.bits.0.contains(&key(owner, stamp))
+        self.bits.0.contains(&stamp.0)
     }
 
     /// About how many bytes it takes.
@@ -78,8 +79,8 @@ const CHECKSUM: usize = size_of::<u64>();
 
 impl FilterBits {
     /// A filter that holds these keys.
-    pub(crate) fn of(keys: impl Iterator<Item = u64>) -> Self {
-        let mut keys: Vec<u64> = keys.collect();
+    pub(crate) fn of(keys: impl Iterator<Item = StampKey>) -> Self {
+        let mut keys: Vec<u64> = keys.map(|key| key.0).collect();
         keys.sort_unstable();
         keys.dedup();
         Self(Xor16::from(keys))
@@ -87,7 +88,8 @@ impl FilterBits {
 
     /// The filter of a segment with these entries.
     pub(crate) fn of_stamps(stamps: &[Stamped]) -> Self {
-        Self::of(stamps.iter().map(|entry| key(entry.owner, &entry.stamp)))
+        let keys = stamps.iter();
+        Self::of(keys.map(|entry| StampKey::of(entry.owner, &entry.stamp)))
     }
 
     /// Version, seed, fingerprints, checksum.
@@ -124,17 +126,22 @@ impl FilterBits {
     }
 }
 
-/// Stands for a stamp in a filter. Stored filters depend on it: it never changes
-/// without a new version.
-fn key(owner: UserId, stamp: &Stamp) -> u64 {
-    let mut hash = Xxh3::new();
-    hash.update(&owner.get().to_le_bytes());
-    hash.update(&[match stamp {
-        Stamp::Given(_) => 0,
-        Stamp::MadeUp(_) => 1,
-    }]);
-    hash.update(stamp.text().as_bytes());
-    hash.digest()
+/// Stands for a stamp in filters. Stored ones depend on it: it never changes without a new
+/// version. A topic with a long history has a thousand filters, so it is made once for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StampKey(u64);
+
+impl StampKey {
+    pub(crate) fn of(owner: UserId, stamp: &Stamp) -> Self {
+        let mut hash = Xxh3::new();
+        hash.update(&owner.get().to_le_bytes());
+        hash.update(&[match stamp {
+            Stamp::Given(_) => 0,
+            Stamp::MadeUp(_) => 1,
+        }]);
+        hash.update(stamp.text().as_bytes());
+        Self(hash.digest())
+    }
 }
 
 #[cfg(test)]
@@ -164,23 +171,26 @@ mod tests {
     fn a_stored_filter_denies_no_stamp_it_was_made_of() {
         for count in [0, 1, 2, 3, 7, 8, 9, 100, 1_024] {
             let stamps = stamps(count);
-            let bits = FilterBits::of(stamps.iter().map(|(o, s)| key(*o, s)));
+            let bits = FilterBits::of(stamps.iter().map(|(o, s)| StampKey::of(*o, s)));
             let read = FilterBits::decode(&bits.encode()).unwrap();
             for (owner, stamp) in &stamps {
-                assert!(read.0.contains(&key(*owner, stamp)), "{count} {stamp:?}");
+                assert!(
+                    read.0.contains(&StampKey::of(*owner, stamp).0),
+                    "{count} {stamp:?}"
+                );
             }
         }
     }
 
     #[test]
     fn a_filter_of_a_full_segment_is_small_and_seldom_wrong() {
-        let bits = FilterBits::of(stamps(1_024).iter().map(|(o, s)| key(*o, s)));
+        let bits = FilterBits::of(stamps(1_024).iter().map(|(o, s)| StampKey::of(*o, s)));
         assert!(bits.encode().len() < 2_650, "{}", bits.encode().len());
         let stranger = UserId::new(99).unwrap();
         let wrong = (0..200_000)
             .filter(|n| {
                 bits.0
-                    .contains(&key(stranger, &Stamp::Given(n.to_string())))
+                    .contains(&StampKey::of(stranger, &Stamp::Given(n.to_string())).0)
             })
             .count();
         assert!(wrong < 20, "{wrong} of 200,000, expected about 3");
@@ -189,17 +199,23 @@ mod tests {
     #[test]
     fn a_key_never_changes() {
         let owner = UserId::new(15).unwrap();
-        assert_eq!(key(owner, &Stamp::Given("6D0F4Z15".into())), KNOWN_KEY);
-        assert_ne!(key(owner, &Stamp::MadeUp("6D0F4Z15".into())), KNOWN_KEY);
+        assert_eq!(
+            StampKey::of(owner, &Stamp::Given("6D0F4Z15".into())),
+            KNOWN_KEY
+        );
+        assert_ne!(
+            StampKey::of(owner, &Stamp::MadeUp("6D0F4Z15".into())),
+            KNOWN_KEY
+        );
     }
 
     /// Computed once; a change would make stored filters lie.
-    const KNOWN_KEY: u64 = 11_740_558_770_786_601_484;
+    const KNOWN_KEY: StampKey = StampKey(11_740_558_770_786_601_484);
 
     proptest! {
         #[test]
         fn a_filter_that_lost_a_bit_is_no_filter(byte in 0_usize..2_000, bit in 0_u32..8) {
-            let bits = FilterBits::of(stamps(1_024).iter().map(|(o, s)| key(*o, s)));
+            let bits = FilterBits::of(stamps(1_024).iter().map(|(o, s)| StampKey::of(*o, s)));
             let mut bytes = bits.encode().to_vec();
             bytes[byte] ^= 1 << bit;
             prop_assert!(FilterBits::decode(&bytes).is_none());

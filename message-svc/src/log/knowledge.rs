@@ -14,7 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::{Shared, lookup::LookedUp, pages::read_whole};
 use crate::{
     entry::{Placed, Segment, SegmentId, Stamp},
-    stamps::{CurrentStamps, FilterBits, FullStamps},
+    stamps::{CurrentStamps, FilterBits, FullStamps, StampKey},
     store::{FullSegment, LogStore, StampFilter, Stamped, StoreError, Tail},
 };
 
@@ -186,8 +186,12 @@ impl Knowledge {
         if let Some(slot) = self.current.slot(owner, stamp) {
             return Ok(Some((self.segment, slot)));
         }
+        if self.full.is_empty() {
+            return Ok(None);
+        }
+        let key = StampKey::of(owner, stamp);
         for full in &self.full {
-            if full.may_hold(owner, stamp)
+            if full.may_hold(key)
                 && let Some(slot) = looked_up.slot(shared, &full.segment, owner, stamp).await?
             {
                 return Ok(Some((full.segment, slot)));
