@@ -255,6 +255,7 @@ impl TopicFeed {
             sending::Next::Nothing => None,
             sending::Next::Later(later) => Some(later),
             sending::Next::Call(batch) => {
+                self.audience.tell_first(batch.senders());
                 let sent = batch.send(self.house.services.clone(), self.topic);
                 self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
                 None

@@ -25,9 +25,14 @@ pub(super) struct Audience {
     deferred: VecDeque<Deferred>,
     /// Answers to senders of whom it is not known yet whether they listen.
     unclaimed: HashMap<SessionId, Unclaimed>,
+    /// Those who are told before the others: the next entries are answers to them.
+    first: Vec<SessionId>,
     /// Who listens no more and is connected still, the last to leave last.
     departed: VecDeque<Departed>,
 }
+
+/// Those who are told first, at most: with more the order makes no difference.
+const FIRST: usize = 4;
 
 /// Those who left last that are remembered, for as long as a message of theirs may wait
 /// for its answer. More leave one topic in that time only where it is cleared out.
@@ -56,6 +61,22 @@ struct Listener {
     since: Seq,
     /// And has had everything up to this, by whichever way.
     from: Seq,
+}
+
+impl Listener {
+    /// Tells him of those that he has not had.
+    fn tell(&self, entries: &[(Seq, Frame)]) {
+        let outbox = &self.session.outbox;
+        let had = entries.partition_point(|(seq, _)| *seq <= self.from);
+        let entries = entries.get(had..).unwrap_or_default();
+        if !entries.is_empty() {
+            outbox.push_all(entries.iter().map(|(_, frame)| frame));
+        }
+        #[cfg(feature = "sabotage")]
+        for (_, frame) in entries {
+            super::sabotage::told(outbox, frame);
+        }
+    }
 }
 
 /// Someone who is to listen from a seq that was let out before he came.
@@ -214,6 +235,19 @@ impl Audience {
         }
     }
 
+    /// These senders, and no others, are told before all others from now on.
+    pub(super) fn tell_first(&mut self, senders: impl Iterator<Item = SessionId>) {
+        self.first.clear();
+        for id in senders {
+            if self.first.len() == FIRST {
+                break;
+            }
+            if !self.first.contains(&id) {
+                self.first.push(id);
+            }
+        }
+    }
+
     /// Tells all listeners of the next entries in order. Gives the wave in which that goes
     /// out, where there are many. Nobody's socket is woken for nothing: not each entry is told.
     pub(super) fn tell(&mut self, entries: &[(Seq, Frame)]) -> Option<Wave> {
@@ -222,17 +256,15 @@ impl Audience {
         }
         let stride = Wave::stride(self.listeners.len());
         let (mut probes, mut place) = (Vec::new(), 0);
-        self.listeners.retain(|_, listener| {
+        let first = &self.first;
+        for listener in first.iter().filter_map(|id| self.listeners.get(id)) {
+            listener.tell(entries);
+        }
+        self.listeners.retain(|id, listener| {
+            if !first.contains(id) {
+                listener.tell(entries);
+            }
             let outbox = &listener.session.outbox;
-            let had = entries.partition_point(|(seq, _)| *seq <= listener.from);
-            let entries = entries.get(had..).unwrap_or_default();
-            if !entries.is_empty() {
-                outbox.push_all(entries.iter().map(|(_, frame)| frame));
-            }
-            #[cfg(feature = "sabotage")]
-            for (_, frame) in entries {
-                super::sabotage::told(outbox, frame);
-            }
             place += 1;
             if stride.is_some_and(|stride| place % stride == 0) {
                 probes.push(outbox.clone());

@@ -19,7 +19,7 @@ use tonic::Status;
 
 use crate::{
     error::FailCode,
-    hub::Services,
+    hub::{Services, SessionId},
     message::message_failure,
     outbox::AckReply,
     rules::{NewMessage, SessionHandle},
@@ -160,6 +160,12 @@ impl Batch {
 
     pub(super) fn is_empty(&self) -> bool {
         self.messages.is_empty()
+    }
+
+    /// The sessions whose messages these are, as often as they have one.
+    pub(super) fn senders(&self) -> impl Iterator<Item = SessionId> {
+        let messages = self.messages.iter();
+        messages.map(|(outgoing, _)| outgoing.session.session_id)
     }
 
     fn has_room_for(&self, outgoing: &Outgoing) -> bool {
