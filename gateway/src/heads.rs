@@ -1,13 +1,16 @@
 //! Asks for heads: what many feeds want to know at once is one call.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use chassis::{
     call::Call,
     id::{Seq, TopicId},
 };
 use proto::message::v1::BatchGetHeadsRequest;
-use std::{collections::HashMap, time::Duration};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
@@ -64,7 +67,10 @@ impl HeadsAsker {
             let heads = read(&house, Call::within(LIMIT), topics, Duration::ZERO).await;
             for (topic, answer) in asked.drain(..) {
                 let head = match &heads {
-                    Ok(heads) => Ok(heads.get(&topic).copied().unwrap_or(Seq::ZERO)),
+                    Ok(heads) if heads.unread.contains(&topic) => {
+                        Err(Status::unavailable("the topic can't be read now"))
+                    }
+                    Ok(heads) => Ok(heads.read.get(&topic).copied().unwrap_or(Seq::ZERO)),
                     Err(status) => Err(status.clone()),
                 };
                 // Whoever asked may have gone.
@@ -74,23 +80,35 @@ impl HeadsAsker {
     }
 }
 
+/// What was found out about topics; nothing of those that do not exist.
+pub(crate) struct Found {
+    pub(crate) read: HashMap<TopicId, Seq>,
+    /// Those that message-svc can't read now.
+    pub(crate) unread: HashSet<TopicId>,
+}
+
 /// The heads of up to [`MAX_TOPICS`] topics, read by message-svc no longer ago than `max_age`.
 pub(crate) async fn read(
     house: &House,
     call: Call,
     mut topics: Vec<TopicId>,
     max_age: Duration,
-) -> Result<HashMap<TopicId, Seq>, Status> {
+) -> Result<Found, Status> {
     topics.sort_unstable();
     topics.dedup();
     let request = call.request(BatchGetHeadsRequest {
         topic_ids: topics.iter().map(|topic| topic.get()).collect(),
         max_age_ms: i32::try_from(max_age.as_millis()).unwrap_or(i32::MAX),
+        partial: true,
     });
     let mut client = house.services.message.clone();
-    let heads = client.batch_get_heads(request).await?.into_inner().heads;
-    Ok(heads
-        .into_iter()
-        .filter_map(|head| Some((TopicId::new(head.topic_id)?, Seq::new(head.seq))))
-        .collect())
+    let found = client.batch_get_heads(request).await?.into_inner();
+    let read = found.heads.into_iter();
+    let unread = found.unread_topic_ids.into_iter();
+    Ok(Found {
+        read: read
+            .filter_map(|head| Some((TopicId::new(head.topic_id)?, Seq::new(head.seq))))
+            .collect(),
+        unread: unread.filter_map(TopicId::new).collect(),
+    })
 }

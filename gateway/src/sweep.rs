@@ -18,8 +18,9 @@ use chassis::{
 use futures::future;
 use prost::Message as _;
 use proto::{
-    event::v1::HeadsAnnounced, message::v1::BatchGetMembershipVersionsRequest,
-    user::v1::BatchCheckTokensRequest,
+    event::v1::HeadsAnnounced,
+    message::v1::BatchGetMembershipVersionsRequest,
+    user::v1::{BatchCheckTokensRequest, BatchCheckTokensResponse},
 };
 use rand::seq::SliceRandom as _;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -159,11 +160,11 @@ async fn check_heads(house: &House, topics: Vec<TopicId>) -> bool {
         None => return true,
     };
     match heads::read(house, call, topics, MAX_AGE).await {
-        Ok(heads) => {
-            for (topic, head) in heads {
+        Ok(found) => {
+            for (topic, head) in found.read {
                 house.feeds.tell_head(topic, head);
             }
-            true
+            found.unread.is_empty()
         }
         Err(status) => failed("heads", &status),
     }
@@ -172,14 +173,19 @@ async fn check_heads(house: &House, topics: Vec<TopicId>) -> bool {
 async fn check_versions(house: &House, users: Vec<UserId>) -> bool {
     let request = Call::within(LIMIT).request(BatchGetMembershipVersionsRequest {
         user_ids: users.iter().map(|user| user.get()).collect(),
+        partial: true,
     });
     let mut client = house.services.message.clone();
     match client.batch_get_membership_versions(request).await {
         Ok(answer) => {
-            for (user, version) in users.iter().zip(answer.into_inner().versions) {
-                house.members.tell_version(*user, version);
+            let versions = answer.into_inner().versions;
+            for (user, version) in users.iter().zip(&versions) {
+                // Of others it is not known now.
+                if *version >= 0 {
+                    house.members.tell_version(*user, *version);
+                }
             }
-            true
+            versions.iter().all(|version| *version >= 0)
         }
         Err(status) => failed("memberships", &status),
     }
@@ -191,16 +197,19 @@ async fn check_tokens(house: &House, sessions: Vec<Arc<SessionHandle>>) -> bool 
             .iter()
             .map(|session| Bytes::copy_from_slice(&session.token_sha256))
             .collect(),
+        partial: true,
     });
     let mut client = house.services.user.clone();
     match client.batch_check_tokens(request).await {
         Ok(answer) => {
-            for (session, live) in sessions.iter().zip(answer.into_inner().live) {
-                if !live {
+            let BatchCheckTokensResponse { live, unknown } = answer.into_inner();
+            for (place, (session, live)) in sessions.iter().zip(live).enumerate() {
+                let is_known = !unknown.get(place).copied().unwrap_or(false);
+                if is_known && !live {
                     end_revoked(session);
                 }
             }
-            true
+            !unknown.contains(&true)
         }
         Err(status) => failed("tokens", &status),
     }

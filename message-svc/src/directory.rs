@@ -348,12 +348,13 @@ impl Directory {
         Ok((versions.first().copied().unwrap_or(0), memberships))
     }
 
-    /// The version of each user's memberships, in the order asked; 0 when never enrolled.
+    /// The version of each user's memberships, in the order asked; 0 when never enrolled,
+    /// `None` when it can't be read now.
     ///
     /// # Errors
-    /// `Store`.
-    pub async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, Error> {
-        Ok(self.store.membership_versions(users).await?)
+    /// `Store`, when none can be read.
+    pub async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<Option<i64>>, Error> {
+        Ok(self.store.membership_versions_in_reach(users).await?)
     }
 
     /// Up to `limit` members of a topic behind `after`, by ascending user id.

@@ -272,7 +272,13 @@ impl MessageService for Api {
         let topics = fields::topic_ids(&request.topic_ids)?;
         let max_age = fields::max_age(request.max_age_ms)?;
         let heads = self.log.heads(&topics, max_age).await?;
-        let heads: Vec<_> = topics.into_iter().zip(heads).collect();
+        check_whole(&heads, request.partial)?;
+        let heads = topics.into_iter().zip(heads);
+        let (heads, unread): (Vec<_>, Vec<_>) = heads.partition(|(_, seq)| seq.is_some());
+        let heads = heads.into_iter();
+        let heads: Vec<_> = heads
+            .filter_map(|(topic, seq)| Some((topic, seq?)))
+            .collect();
         // A topic with an entry exists; only of the others it has to be asked.
         let empty = heads.iter().filter(|(_, seq)| *seq == Seq::ZERO);
         let empty: Vec<_> = empty.map(|(topic, _)| *topic).collect();
@@ -283,6 +289,7 @@ impl MessageService for Api {
             .map(|(topic, seq)| convert::head(topic, seq));
         Ok(Response::new(pb::BatchGetHeadsResponse {
             heads: heads.collect(),
+            unread_topic_ids: unread.iter().map(|(topic, _)| topic.get()).collect(),
         }))
     }
 
@@ -461,10 +468,13 @@ impl MessageService for Api {
         &self,
         request: Request<pb::BatchGetMembershipVersionsRequest>,
     ) -> Answer<pb::BatchGetMembershipVersionsResponse> {
-        let users = fields::user_ids(&request.into_inner().user_ids)?;
+        let request = request.into_inner();
+        let users = fields::user_ids(&request.user_ids)?;
         let versions = self.directory.membership_versions(&users).await?;
+        check_whole(&versions, request.partial)?;
+        let versions = versions.into_iter().map(|version| version.unwrap_or(-1));
         Ok(Response::new(pb::BatchGetMembershipVersionsResponse {
-            versions,
+            versions: versions.collect(),
         }))
     }
 
@@ -490,4 +500,13 @@ impl MessageService for Api {
 
 fn readers(call: &Call) -> Vec<UserId> {
     call.acting_users.iter().map(|acting| acting.id).collect()
+}
+
+/// Refuses what lacks something, unless the caller takes a part.
+fn check_whole<T>(read: &[Option<T>], partial: bool) -> Result<(), Error> {
+    if partial || read.iter().all(Option::is_some) {
+        return Ok(());
+    }
+    let why = "some of what was asked for is out of reach".to_owned();
+    Err(StoreError::Unavailable(why).into())
 }

@@ -180,12 +180,17 @@ impl Log {
         results
     }
 
-    /// The newest seq of each topic, in the order asked; 0 for one without entries. Read
-    /// no longer ago than `max_age`, of which no more than [`MAX_AGE`] counts.
+    /// The newest seq of each topic, in the order asked; 0 for one without entries, `None`
+    /// for one that can't be read now. Read no longer ago than `max_age`, of which no more
+    /// than [`MAX_AGE`] counts.
     ///
     /// # Errors
-    /// `Store`.
-    pub async fn heads(&self, topics: &[TopicId], max_age: Duration) -> Result<Vec<Seq>, Error> {
+    /// `Store`, when none can be read.
+    pub async fn heads(
+        &self,
+        topics: &[TopicId],
+        max_age: Duration,
+    ) -> Result<Vec<Option<Seq>>, Error> {
         let (store, recent) = (&self.shared.store, &self.shared.recent_heads);
         Ok(recent.get(store.as_ref(), topics, max_age).await?)
     }

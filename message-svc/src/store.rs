@@ -27,6 +27,12 @@ pub enum StoreError {
     Damaged(String),
 }
 
+impl StoreError {
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
 /// How an append failed to get a definite answer of the store's condition.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
@@ -151,6 +157,12 @@ pub trait LogStore: Send + Sync + 'static {
 
     /// The newest seq of each topic, in the order asked; 0 for a topic without entries.
     async fn heads(&self, topics: &[TopicId]) -> Result<Vec<Seq>, StoreError>;
+
+    /// The same; `None` for a topic whose replicas are out of reach now, unless all are.
+    async fn heads_in_reach(&self, topics: &[TopicId]) -> Result<Vec<Option<Seq>>, StoreError> {
+        let heads = self.heads(topics).await?;
+        Ok(heads.into_iter().map(Some).collect())
+    }
 
     /// Up to `limit` segments of a topic, newest first, with their filters, from the one
     /// that ends in front of `before` on, without a gap. There may be fewer; there are
@@ -312,6 +324,14 @@ pub trait DirectoryStore: Send + Sync + 'static {
     /// The version of each user's memberships, in the order asked; 0 when never enrolled.
     /// Grows with each change, and is at least 1 from the enrolment or the first join on.
     async fn membership_versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError>;
+    /// The same; `None` for a user whose replicas are out of reach now, unless all are.
+    async fn membership_versions_in_reach(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Option<i64>>, StoreError> {
+        let versions = self.membership_versions(users).await?;
+        Ok(versions.into_iter().map(Some).collect())
+    }
     /// When the topic, or the memberships of the user, were changed last, in milliseconds
     /// since the Unix epoch, plus the longest time that a write may take that was begun
     /// before that; 0 if they are as they were made, or all who write are in this process.

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, FormError, Violation},
     phone_number::PhoneNumber,
     service::Users,
+    store::StoreError,
     store::Tokens,
     token::{RequestId, TokenHash},
     username::Username,
@@ -70,9 +71,17 @@ impl UserService for Api {
         &self,
         request: Request<BatchCheckTokensRequest>,
     ) -> Result<Response<BatchCheckTokensResponse>, Status> {
-        let tokens = hashes(&request.into_inner().token_sha256s).map_err(refuse)?;
+        let request = request.into_inner();
+        let tokens = hashes(&request.token_sha256s).map_err(refuse)?;
         let live = self.users.live_tokens(&tokens).await.map_err(refuse)?;
-        Ok(Response::new(BatchCheckTokensResponse { live }))
+        if !request.partial && live.contains(&None) {
+            let why = "some of the tokens are out of reach".to_owned();
+            return Err(refuse(StoreError::Unavailable(why).into()));
+        }
+        let (live, unknown): (Vec<_>, Vec<_>) = (live.into_iter())
+            .map(|live| (live.unwrap_or(false), live.is_none()))
+            .unzip();
+        Ok(Response::new(BatchCheckTokensResponse { live, unknown }))
     }
 
     async fn get_user(

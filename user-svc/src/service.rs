@@ -91,12 +91,12 @@ impl Users {
         account.ok_or(Error::TokenInvalid)
     }
 
-    /// Which tokens are live, in the order asked.
+    /// Which tokens are live, in the order asked; `None` where that can't be told now.
     ///
     /// # Errors
-    /// [`Error::Store`].
-    pub async fn live_tokens(&self, tokens: &[TokenHash]) -> Result<Vec<bool>, Error> {
-        Ok(self.store.live(tokens).await?)
+    /// [`Error::Store`], when it can be told of none.
+    pub async fn live_tokens(&self, tokens: &[TokenHash]) -> Result<Vec<Option<bool>>, Error> {
+        Ok(self.store.live_in_reach(tokens).await?)
     }
 
     /// One account.

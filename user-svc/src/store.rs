@@ -30,6 +30,12 @@ pub enum StoreError {
     Damaged(String),
 }
 
+impl StoreError {
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
 /// What became of the wish to open an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Opened {
@@ -92,6 +98,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Which of the tokens some account has, in the order asked.
     async fn live(&self, tokens: &[TokenHash]) -> Result<Vec<bool>, StoreError>;
+
+    /// The same; `None` for a token whose replicas are out of reach now, unless all are.
+    async fn live_in_reach(&self, tokens: &[TokenHash]) -> Result<Vec<Option<bool>>, StoreError> {
+        let live = self.live(tokens).await?;
+        Ok(live.into_iter().map(Some).collect())
+    }
 
     /// The accounts with these ids, in the order asked.
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Option<Account>>, StoreError>;

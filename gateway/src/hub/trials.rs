@@ -449,6 +449,34 @@ async fn a_revoked_token_ends_its_sockets_though_the_event_is_lost() {
 }
 
 #[tokio::test]
+async fn what_is_out_of_reach_keeps_nothing_else_back() {
+    let stage = Stage::new(calm());
+    let (near, far) = (topic(), stage.log.open_topic(2));
+    stage.log.topic_is_out_of_reach(Some(far));
+    assert_eq!(stage.heads([near, far]).await, [Some(0), None]);
+    stage.log.topic_is_out_of_reach(None);
+    assert_eq!(stage.heads([near, far]).await, [Some(0), Some(0)]);
+
+    // His own membership heals, whoever else's can't be read.
+    let mut listener = stage.sign_in(1).await;
+    let _other = stage.sign_in(2).await;
+    stage.log.user_is_out_of_reach(Some(2));
+    stage.log.join(1, far);
+    stage.log.append_elsewhere(far, 9, "heard");
+    assert_eq!(listener.sent(HEALED).await, (1, "heard".into()));
+
+    // Nobody's token is revoked because that can't be told.
+    stage.log.tokens_are_out_of_reach(true);
+    tokio::time::sleep(HEALED).await;
+    assert!(!listener.session.outbox.is_ended());
+    stage.log.revoke(&listener.session);
+    stage.log.tokens_are_out_of_reach(false);
+    let is_ended = || listener.session.outbox.is_ended();
+    stage.until(HEALED, is_ended).await;
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_user_who_was_never_enrolled_is_at_sign_in() {
     let stage = Stage::new(calm());
     stage.log.forget(5);

@@ -31,15 +31,16 @@ impl RecentHeads {
         }
     }
 
-    /// The newest seq of each topic, in the order asked, none read longer ago than `max_age`.
+    /// The newest seq of each topic, in the order asked, none read longer ago than `max_age`;
+    /// `None` for one that is out of reach.
     pub(super) async fn get(
         &self,
         store: &dyn LogStore,
         topics: &[TopicId],
         max_age: Duration,
-    ) -> Result<Vec<Seq>, StoreError> {
+    ) -> Result<Vec<Option<Seq>>, StoreError> {
         if max_age.is_zero() {
-            return store.heads(topics).await;
+            return store.heads_in_reach(topics).await;
         }
         let _turn = self.turn.lock().await;
         let now = Instant::now();
@@ -56,17 +57,17 @@ impl RecentHeads {
         };
         count("hit", topics.len() - unknown.len());
         if unknown.is_empty() {
-            return Ok(known.into_iter().flatten().collect());
+            return Ok(known);
         }
         count("miss", unknown.len());
-        let mut read = store.heads(&unknown).await?.into_iter();
+        let mut read = store.heads_in_reach(&unknown).await?.into_iter();
         let heads = topics.iter().zip(known).map(|(topic, seq)| {
             seq.or_else(|| {
-                let seq = read.next()?;
+                let seq = read.next()??;
                 self.read.insert(*topic, (seq, now));
                 Some(seq)
             })
         });
-        Ok(heads.flatten().collect())
+        Ok(heads.collect())
     }
 }

@@ -153,6 +153,10 @@ impl LogStore for UnsureStore {
         self.0.heads(topics).await
     }
 
+    async fn heads_in_reach(&self, topics: &[TopicId]) -> Result<Vec<Option<Seq>>, StoreError> {
+        self.0.heads_in_reach(topics).await
+    }
+
     async fn full_segments(
         &self,
         topic: TopicId,

@@ -95,11 +95,11 @@ async fn a_head_that_was_just_read_is_read_again_only_for_who_wants_it_fresh() {
     let house = House::new(1_024);
     let log = house.log();
     let topics = [topic(), TopicId::new(2).unwrap()];
-    let none = [Seq::ZERO; 2];
+    let none = [Some(Seq::ZERO); 2];
     assert_eq!(log.heads(&topics[..1], MAX_AGE).await.unwrap(), none[..1]);
     send(&log, message(1, "a", "hello")).await.unwrap();
     assert_eq!(log.heads(&topics, MAX_AGE).await.unwrap(), none);
-    let now = [Seq::new(1), Seq::ZERO];
+    let now = [Some(Seq::new(1)), Some(Seq::ZERO)];
     assert_eq!(log.heads(&topics, Duration::ZERO).await.unwrap(), now);
     // The first answer is too old by then.
     tokio::time::sleep(MAX_AGE / 4).await;

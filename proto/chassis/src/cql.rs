@@ -13,6 +13,7 @@ mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod faults;
 pub mod migrations;
+mod reach;
 mod revival;
 mod server;
 mod silence;
@@ -52,6 +53,7 @@ use tokio::{
 pub use self::{
     answer::{Applied, OldRow},
     error::CqlError,
+    reach::read_in_reach,
     url::{CqlUrl, InvalidCqlUrl},
 };
 

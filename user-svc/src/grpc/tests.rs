@@ -205,6 +205,7 @@ async fn tokens_are_checked_issued_and_revoked() {
             Bytes::from_static(&[9; 32]),
             hash(&answer.token),
         ],
+        partial: false,
     };
     let live = client.batch_check_tokens(check.clone()).await.unwrap();
     assert_eq!(live.into_inner().live, [true, false, true]);
@@ -224,7 +225,10 @@ async fn tokens_are_checked_issued_and_revoked() {
     ] {
         let token_sha256s = wrong.clone();
         let check = client
-            .batch_check_tokens(BatchCheckTokensRequest { token_sha256s })
+            .batch_check_tokens(BatchCheckTokensRequest {
+                token_sha256s,
+                partial: false,
+            })
             .await;
         assert_eq!(wrong_fields(&check.unwrap_err())[0].0, "token_sha256s");
         let token_sha256s = wrong;

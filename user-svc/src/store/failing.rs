@@ -90,6 +90,10 @@ impl Store for FailingStore {
         self.disturb(self.inner.live(tokens)).await
     }
 
+    async fn live_in_reach(&self, tokens: &[TokenHash]) -> Result<Vec<Option<bool>>, StoreError> {
+        self.disturb(self.inner.live_in_reach(tokens)).await
+    }
+
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Option<Account>>, StoreError> {
         self.disturb(self.inner.accounts(ids)).await
     }

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chassis::{
-    cql::{Cql, CqlError, blocks::Blocks, migrations::Migrations},
+    cql::{Cql, CqlError, blocks::Blocks, migrations::Migrations, read_in_reach},
     id::UserId,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -232,6 +232,12 @@ impl Store for ScyllaStore {
             .buffered(AT_ONCE)
             .try_collect()
             .await
+    }
+
+    async fn live_in_reach(&self, tokens: &[TokenHash]) -> Result<Vec<Option<bool>>, StoreError> {
+        let reads = tokens.iter().copied();
+        let reads = reads.map(|token| async move { self.is_live(&token).await });
+        read_in_reach(reads, AT_ONCE, StoreError::is_unavailable).await
     }
 
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Option<Account>>, StoreError> {

@@ -210,6 +210,13 @@ impl Stage {
         self.house.members.is_member(user, topic)
     }
 
+    /// The heads of these, asked for at once.
+    pub(super) async fn heads(&self, topics: [TopicId; 2]) -> [Option<i64>; 2] {
+        let [one, other] = topics.map(|topic| self.house.heads.ask(topic));
+        let (one, other) = tokio::join!(one, other);
+        [one, other].map(|head| head.ok().map(|seq| seq.get()))
+    }
+
     pub(super) fn listens_only_to(&self, socket: &Socket, topic: TopicId) -> bool {
         self.is_member(socket, topic) && self.house.feeds.followed() == [topic]
     }
@@ -247,6 +254,10 @@ struct World {
     open_of: Option<i64>,
     heads_away: bool,
     entries_away: bool,
+    /// What is asked about this one is out of reach.
+    topic_out_of_reach: Option<TopicId>,
+    user_out_of_reach: Option<i64>,
+    tokens_out_of_reach: bool,
     message_takes: Duration,
 }
 
@@ -356,6 +367,21 @@ impl Log {
     /// Whether entries can't be read, so that no hole is filled.
     pub(super) fn entries_are_away(&self, away: bool) {
         self.world().entries_away = away;
+    }
+
+    /// Whose head can't be read, whatever is asked besides.
+    pub(super) fn topic_is_out_of_reach(&self, topic: Option<TopicId>) {
+        self.world().topic_out_of_reach = topic;
+    }
+
+    /// The version of whose memberships can't be read.
+    pub(super) fn user_is_out_of_reach(&self, user: Option<i64>) {
+        self.world().user_out_of_reach = user;
+    }
+
+    /// Whether no token can be told to be live or not.
+    pub(super) fn tokens_are_out_of_reach(&self, out_of_reach: bool) {
+        self.world().tokens_out_of_reach = out_of_reach;
     }
 
     /// Makes a user a member and tells nobody.
@@ -496,7 +522,13 @@ impl message_server::MessageService for Log {
         if world.heads_away {
             return Err(Status::unavailable("away"));
         }
-        let heads = request.into_inner().topic_ids.into_iter().filter_map(|id| {
+        let out_of_reach = world.topic_out_of_reach.map(TopicId::get);
+        let (unread, read): (Vec<_>, Vec<_>) =
+            (request.into_inner().topic_ids.into_iter()).partition(|id| Some(*id) == out_of_reach);
+        if read.is_empty() && !unread.is_empty() {
+            return Err(Status::unavailable("out of reach"));
+        }
+        let heads = read.into_iter().filter_map(|id| {
             let entries = world.entries.get(&TopicId::new(id)?)?;
             Some(pb::Head {
                 topic_id: id,
@@ -505,6 +537,7 @@ impl message_server::MessageService for Log {
         });
         Ok(Response::new(pb::BatchGetHeadsResponse {
             heads: heads.collect(),
+            unread_topic_ids: unread,
         }))
     }
 
@@ -550,7 +583,12 @@ impl message_server::MessageService for Log {
     ) -> Answer<pb::BatchGetMembershipVersionsResponse> {
         let mut world = self.world();
         let users = request.into_inner().user_ids.into_iter();
-        let versions = users.map(|user| world.member(user).0).collect();
+        let out_of_reach = world.user_out_of_reach;
+        let versions = users.map(|user| match Some(user) == out_of_reach {
+            true => -1,
+            false => world.member(user).0,
+        });
+        let versions = versions.collect();
         Ok(Response::new(pb::BatchGetMembershipVersionsResponse {
             versions,
         }))
@@ -579,10 +617,17 @@ impl user_server::UserService for Log {
     ) -> Answer<user_pb::BatchCheckTokensResponse> {
         let world = self.world();
         let hashes = request.into_inner().token_sha256s.into_iter();
-        let live = hashes
-            .map(|hash| world.tokens.contains(&hash.to_vec()))
-            .collect();
-        Ok(Response::new(user_pb::BatchCheckTokensResponse { live }))
+        let out_of_reach = world.tokens_out_of_reach;
+        let (live, unknown) = hashes
+            .map(|hash| match out_of_reach {
+                true => (false, true),
+                false => (world.tokens.contains(&hash.to_vec()), false),
+            })
+            .unzip();
+        Ok(Response::new(user_pb::BatchCheckTokensResponse {
+            live,
+            unknown,
+        }))
     }
 
     not_played! { user_pb:

@@ -69,6 +69,7 @@ async fn people_join_and_leave_for_themselves_only() {
     }
     let versions = pb::BatchGetMembershipVersionsRequest {
         user_ids: vec![99, 20],
+        partial: false,
     };
     let versions = house.client.batch_get_membership_versions(versions).await;
     assert_eq!(versions.unwrap().into_inner().versions, [0, before + 1]);

@@ -188,6 +188,7 @@ async fn heads_are_told_of_topics_that_exist() {
     let heads = pb::BatchGetHeadsRequest {
         topic_ids,
         max_age_ms: 0,
+        partial: false,
     };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     let heads = heads.into_inner().heads.into_iter();
@@ -198,6 +199,7 @@ async fn heads_are_told_of_topics_that_exist() {
         let heads = pb::BatchGetHeadsRequest {
             topic_ids,
             max_age_ms: 1_000,
+            partial: false,
         };
         let answer = house.client.batch_get_heads(heads).await;
         assert_eq!(details(answer), field_invalid(field));
@@ -206,12 +208,14 @@ async fn heads_are_told_of_topics_that_exist() {
         let heads = pb::BatchGetHeadsRequest {
             topic_ids: vec![1],
             max_age_ms,
+            partial: false,
         };
         let answer = house.client.batch_get_heads(heads).await;
         assert_eq!(details(answer), field_invalid("max_age_ms"));
     }
     let versions = pb::BatchGetMembershipVersionsRequest {
         user_ids: vec![1, 2, -3],
+        partial: false,
     };
     let answer = house.client.batch_get_membership_versions(versions).await;
     assert_eq!(details(answer), field_invalid("user_ids[2]"));

@@ -221,6 +221,7 @@ async fn a_malformed_call_is_refused_whole_and_names_the_field() {
     let heads = pb::BatchGetHeadsRequest {
         topic_ids: vec![1],
         max_age_ms: 0,
+        partial: false,
     };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     assert_eq!(heads.into_inner().heads[0].seq, 0, "nothing was stored");
@@ -295,6 +296,7 @@ async fn at_the_end_what_was_sent_is_kept_and_nothing_more_is_taken() {
     let heads = pb::BatchGetHeadsRequest {
         topic_ids: vec![1],
         max_age_ms: 0,
+        partial: false,
     };
     let heads = house.client.batch_get_heads(heads).await.unwrap();
     assert_eq!(heads.into_inner().heads[0].seq, 1);

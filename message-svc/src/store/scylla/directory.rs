@@ -170,6 +170,13 @@ impl DirectoryStore for ScyllaStore {
         self.directory.memberships.versions(users).await
     }
 
+    async fn membership_versions_in_reach(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Option<i64>>, StoreError> {
+        self.directory.memberships.versions_in_reach(users).await
+    }
+
     async fn members(
         &self,
         topic: TopicId,

@@ -27,7 +27,7 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Part, Read, Write},
+    cql::{Applied, Conditional, Cql, CqlError, Part, Read, Write, read_in_reach},
     id::{MessageId, Seq, TopicId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -304,6 +304,14 @@ impl LogStore for ScyllaStore {
             .buffered(HEADS_AT_A_TIME)
             .try_collect()
             .await
+    }
+
+    async fn heads_in_reach(&self, topics: &[TopicId]) -> Result<Vec<Option<Seq>>, StoreError> {
+        let reads = topics
+            .iter()
+            .copied()
+            .map(|topic| self.log.newest_seq(topic));
+        read_in_reach(reads, HEADS_AT_A_TIME, StoreError::is_unavailable).await
     }
 
     async fn full_segments(

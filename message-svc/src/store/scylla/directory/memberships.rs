@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::ControlFlow};
 
 use chassis::{
     call::DEFAULT_TIMEOUT,
-    cql::{Applied, Conditional, Cql, Part, Read, Values, Write},
+    cql::{Applied, Conditional, Cql, Part, Read, Values, Write, read_in_reach},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -371,13 +371,23 @@ impl Memberships {
 
     pub(super) async fn versions(&self, users: &[UserId]) -> Result<Vec<i64>, StoreError> {
         stream::iter(users.to_vec())
-            .map(|user| async move {
-                let state: Option<StateRow> = self.cql.row(&self.state, (user.get(),)).await?;
-                Ok(state.map_or(0, |state| state.version))
-            })
+            .map(|user| self.version(user))
             .buffered(AT_ONCE)
             .try_collect()
             .await
+    }
+
+    pub(super) async fn versions_in_reach(
+        &self,
+        users: &[UserId],
+    ) -> Result<Vec<Option<i64>>, StoreError> {
+        let reads = users.iter().copied().map(|user| self.version(user));
+        read_in_reach(reads, AT_ONCE, StoreError::is_unavailable).await
+    }
+
+    async fn version(&self, user: UserId) -> Result<i64, StoreError> {
+        let state: Option<StateRow> = self.cql.row(&self.state, (user.get(),)).await?;
+        Ok(state.map_or(0, |state| state.version))
     }
 
     pub(super) async fn members(
