@@ -4,10 +4,7 @@
 #[cfg(test)]
 mod trials;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,6 +23,7 @@ use proto::{
     user::v1::{AuthenticateRequest, SignUpRequest, user_service_client::UserServiceClient},
 };
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;

@@ -7,12 +7,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use engineioxide::Str;
 use socketioxide_core::packet::Packet;
-use tokio::sync::mpsc::{Sender, error::TrySendError};
+use tokio::{
+    sync::mpsc::{Sender, error::TrySendError},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::frame::{Frame, Generation};

@@ -1,10 +1,11 @@
 //! The port between the edge and the rules: what a session asks for.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use chassis::id::{MessageId, TopicId, UserId};
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use crate::outbox::{AckReply, Outbox};
 

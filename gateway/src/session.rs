@@ -385,7 +385,7 @@ impl Session {
         }
         let mut pause = FIRST_PAUSE;
         loop {
-            let asked = self.rules.authenticate(&token, deadline.into_std());
+            let asked = self.rules.authenticate(&token, deadline);
             match timeout_at(deadline, asked).await {
                 Ok(Ok(user)) => return Ok(Ok((user, token_sha256))),
                 Ok(Err(AuthError::Invalid)) => return Ok(Err(SignInFailure::InvalidToken)),

@@ -19,7 +19,6 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Instant,
 };
 
 use bytes::Bytes;
@@ -29,7 +28,7 @@ use engineioxide::{
     socket::{Sid, Socket},
 };
 use socketioxide_core::packet::Packet;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{

@@ -24,7 +24,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chassis::{
@@ -38,7 +38,10 @@ use proto::{
     event::v1::{TopicEvent, Typing, topic_event::Event},
     message::v1::{Direction, Entry, ListEntriesRequest, Sent},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 use tonic::Status;
 
 pub(crate) use self::outgoing::Outgoing;
@@ -644,7 +647,7 @@ async fn next_event(following: &mut Option<Following>) -> Option<Received> {
 
 async fn sleep_until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => pending().await,
     }
 }

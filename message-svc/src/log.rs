@@ -17,10 +17,7 @@ mod topic;
 pub(crate) mod trials;
 mod writer;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chassis::{
@@ -28,7 +25,7 @@ use chassis::{
     id::{Seq, TopicId, UserId},
 };
 use moka::sync::Cache;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub use self::{heads::MAX_AGE, pages::Direction};

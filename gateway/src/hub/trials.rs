@@ -4,12 +4,10 @@
 
 mod stage;
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use chassis::{bus::misbehaving::Misbehaviour, id::TopicId};
+use tokio::time::Instant;
 
 use self::stage::{Socket, Stage, Trouble, message, topic};
 
@@ -25,7 +23,7 @@ fn calm() -> Misbehaviour {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_goes_once_to_its_sender_and_to_every_other_listener() {
     let stage = Stage::new(calm());
     let mut sender = stage.sign_in(1).await;
@@ -41,7 +39,7 @@ async fn a_message_goes_once_to_its_sender_and_to_every_other_listener() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_retry_is_answered_to_the_asking_socket_alone() {
     let stage = Stage::new(calm());
     let mut sender = stage.sign_in(1).await;
@@ -56,7 +54,7 @@ async fn a_retry_is_answered_to_the_asking_socket_alone() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn every_listener_gets_every_entry_in_order_whatever_the_bus_does() {
     let bad = Misbehaviour {
         drop: 0.3,
@@ -86,7 +84,7 @@ async fn every_listener_gets_every_entry_in_order_whatever_the_bus_does() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_crowd_gets_every_entry_in_order() {
     let stage = Stage::new(calm());
     stage.log.each_message_takes(Duration::from_millis(2));
@@ -112,7 +110,7 @@ async fn a_crowd_gets_every_entry_in_order() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn with_no_bus_at_all_the_sweep_heals() {
     let deaf = Misbehaviour {
         drop: 1.0,
@@ -129,7 +127,7 @@ async fn with_no_bus_at_all_the_sweep_heals() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_services_absence_is_bridged_and_the_order_kept() {
     for trouble in [Trouble::Away, Trouble::AnswersLost, Trouble::NotStored] {
         let stage = Stage::new(calm());
@@ -150,7 +148,7 @@ async fn a_services_absence_is_bridged_and_the_order_kept() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_message_whose_outcome_stays_open_holds_up_nobody_elses() {
     let stage = Stage::new(calm());
     let mut removed = stage.sign_in(1).await;
@@ -169,7 +167,7 @@ async fn a_message_whose_outcome_stays_open_holds_up_nobody_elses() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_has_waited_long_is_not_kept_waiting_for_who_came_late() {
     let limit = Duration::from_secs(2);
     let stage = Stage::with_send_limit(calm(), limit);
@@ -190,7 +188,7 @@ async fn who_has_waited_long_is_not_kept_waiting_for_who_came_late() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn of_more_than_can_be_sent_as_much_is_as_can_be_and_the_rest_is_told_soon() {
     let stage = Stage::new(calm());
     let mut sender = stage.sign_in(1).await;
@@ -229,13 +227,42 @@ async fn of_more_than_can_be_sent_as_much_is_as_can_be_and_the_rest_is_told_soon
         last_sent - began
     );
     let goodput = f64::from(sent) / (last_sent - began).as_secs_f64();
-    // A busy machine does less besides.
-    assert!(goodput > 0.6 * 250.0, "{goodput} a second were sent");
-    assert!(slowest < Duration::from_secs(3), "one took {slowest:?}");
+    assert!(goodput > 0.9 * 250.0, "{goodput} a second were sent");
+    assert!(slowest < Duration::from_secs(2), "one took {slowest:?}");
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_too_large_for_a_service_that_got_slow_is_made_again_smaller() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let mut burst = async |name: &str| {
+        let began = Instant::now();
+        for n in 0..256 {
+            stage.send(&sender, message(&format!("{name}-{n}"), "x"));
+        }
+        let mut sent = 0;
+        for _ in 0..256 {
+            sent += i32::from(sender.answered(HEALED).await.unwrap().1);
+        }
+        (sent, began.elapsed())
+    };
+    // Calls get as large as they may.
+    stage.log.each_message_takes(Duration::from_micros(500));
+    for warm_up in ["a", "b", "c"] {
+        assert_eq!(burst(warm_up).await.0, 256);
+    }
+    // A call of 256 would take longer than two tries.
+    stage.log.each_message_takes(Duration::from_millis(8));
+    let (sent, took) = burst("d").await;
+    println!("{sent} sent in {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    // What goes in the second for which they wait.
+    assert!(sent >= 125, "{sent} were sent");
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_told_over_the_bus_never_fails_when_its_call_does() {
     // Longer than the longest pause between two calls.
     let limit = Duration::from_secs(2);
@@ -253,7 +280,7 @@ async fn what_was_told_over_the_bus_never_fails_when_its_call_does() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_had_his_message_and_was_removed_before_its_answer_is_not_told_again() {
     let stage = Stage::new(calm());
     let mut sender = stage.sign_in(1).await;
@@ -277,7 +304,7 @@ async fn who_had_his_message_and_was_removed_before_its_answer_is_not_told_again
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_leaves_while_his_message_waits_behind_a_hole_is_told_of_it_and_of_nothing_else() {
     let lossy = Misbehaviour {
         drop: 1.0,
@@ -304,7 +331,7 @@ async fn who_leaves_while_his_message_waits_behind_a_hole_is_told_of_it_and_of_n
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_leaves_while_he_is_brought_up_to_his_own_message_is_told_of_it() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);
@@ -331,7 +358,7 @@ async fn who_leaves_while_he_is_brought_up_to_his_own_message_is_told_of_it() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);
@@ -350,7 +377,7 @@ async fn who_posts_to_an_open_topic_is_answered_once_and_listens_from_then_on() 
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_becomes_a_member_by_a_message_that_is_sent_twice_is_answered_once() {
     let stage = Stage::new(calm());
     let open = stage.log.open_topic(2);
@@ -374,7 +401,7 @@ async fn who_becomes_a_member_by_a_message_that_is_sent_twice_is_answered_once()
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_is_joined_late_is_given_what_he_missed_and_who_is_removed_hears_no_more() {
     let stage = Stage::new(calm());
     let other = stage.log.open_topic(2);
@@ -410,7 +437,7 @@ async fn joined_in_the_dark(stage: &Stage) -> (Socket, TopicId) {
     (listener, other)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it_can() {
     let stage = Stage::new(calm());
     let (mut listener, _) = joined_in_the_dark(&stage).await;
@@ -421,7 +448,7 @@ async fn who_is_joined_while_the_topic_can_not_be_opened_listens_however_late_it
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_leaves_while_he_waits_to_listen_hears_nothing() {
     let stage = Stage::new(calm());
     let (mut listener, other) = joined_in_the_dark(&stage).await;
@@ -435,7 +462,7 @@ async fn who_leaves_while_he_waits_to_listen_hears_nothing() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_revoked_token_ends_its_sockets_though_the_event_is_lost() {
     let stage = Stage::new(calm());
     let revoked = stage.sign_in(1).await;
@@ -448,7 +475,7 @@ async fn a_revoked_token_ends_its_sockets_though_the_event_is_lost() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_out_of_reach_keeps_nothing_else_back() {
     let stage = Stage::new(calm());
     let (near, far) = (topic(), stage.log.open_topic(2));
@@ -476,7 +503,7 @@ async fn what_is_out_of_reach_keeps_nothing_else_back() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_user_who_was_never_enrolled_is_at_sign_in() {
     let stage = Stage::new(calm());
     stage.log.forget(5);
@@ -486,7 +513,7 @@ async fn a_user_who_was_never_enrolled_is_at_sign_in() {
     stage.end().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn presence_is_told_who_is_here_and_takes_a_lost_lease_well() {
     let stage = Stage::new(calm());
     let one = stage.sign_in(1).await;

@@ -4,11 +4,11 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use chassis::id::Seq;
 use proto::message::v1::Entry;
+use tokio::time::Instant;
 
 use super::{
     payload,

@@ -1,15 +1,13 @@
 //! Following a topic, once somebody listens: its events, what of them is next in order, and
 //! when that is let out.
 
-use std::{
-    future::pending,
-    time::{Duration, Instant},
-};
+use std::{future::pending, time::Duration};
 
 use chassis::{
     bus::{Received, Subscription},
     id::Seq,
 };
+use tokio::time::Instant;
 
 use super::{
     sequence::Sequence,

@@ -1,11 +1,7 @@
 //! Messages on their way from sockets here to message-svc: one call at a time
 //! for a topic, in the order in which they came.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use chassis::{
     call::{ActingUser, Call},
@@ -15,6 +11,7 @@ use proto::message::v1::{
     ErrorReason, OutgoingMessage, SendFailure, SendMessagesRequest, Sent, outgoing_message::Stamp,
     send_result::Outcome,
 };
+use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
@@ -31,6 +28,10 @@ const MAX_SENDERS: usize = 32;
 
 /// Least time of a call, however little a message of it has left: that of one try.
 const SHORTEST_CALL: Duration = Duration::from_secs(1);
+
+/// Most time of a call: that of a try at a replica that is silent, and of one at another. What
+/// was too large for both would be too large for a third.
+const LONGEST_CALL: Duration = Duration::from_secs(2);
 
 /// A message that a socket here has emitted and that is not answered yet.
 pub(crate) struct Outgoing {
@@ -200,7 +201,7 @@ impl Batch {
         let due = (messages.clone()).map(|(outgoing, _)| outgoing.deadline);
         let limit = due.min().map_or(SHORTEST_CALL, |at| {
             at.saturating_duration_since(Instant::now())
-                .max(SHORTEST_CALL)
+                .clamp(SHORTEST_CALL, LONGEST_CALL)
         });
         let call = Call::within(limit).about(topic);
         let call = (self.senders.into_iter()).fold(call, Call::acting_for);

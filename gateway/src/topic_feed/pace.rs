@@ -1,8 +1,9 @@
 //! When something that failed may be tried again.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::Instant;
 
 /// Grows the pauses with each failure, to at most a second with the jitter.
 #[derive(Default)]

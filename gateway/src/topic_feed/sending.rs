@@ -4,8 +4,9 @@
 use std::{
     collections::{HashSet, VecDeque},
     mem::take,
-    time::Instant,
 };
+
+use tokio::time::Instant;
 
 use super::{
     CALL_LIMIT,
@@ -104,7 +105,8 @@ impl Sending {
     ) -> Settled {
         let mut again = VecDeque::new();
         let mut settled_later = HashSet::new();
-        let mut settled = Vec::with_capacity(answered.len());
+        let count = answered.len();
+        let mut settled = Vec::with_capacity(count);
         let now = Instant::now();
         // What failed for a reason that may pass is sent again, unless a later
         // message of the same socket is in the log already. What its sender was told
@@ -131,7 +133,7 @@ impl Sending {
         self.waiting = again;
         self.pace.note(succeeded);
         let began = self.since.take().unwrap_or(now);
-        self.window.note(began, now, succeeded);
+        self.window.note(count, began, now, succeeded);
         settled.reverse();
         settled
     }

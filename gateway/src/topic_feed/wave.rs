@@ -3,7 +3,9 @@
 //! of it. What one call to message-svc has brought waits for the next one, too, if there is
 //! one already. Where nothing comes meanwhile, nothing waits.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::outbox::Outbox;
 

@@ -1,17 +1,21 @@
 //! How much of what waits for a topic goes into one call, and who has waited too long.
 //!
 //! More than the services can do is not done sooner: calls take longer, at last longer than
-//! a try may, and are made again for nothing. So calls that take long get smaller, whoever
-//! does not fit in waits, and waits in vain only for so long.
+//! a try may, and are made again for nothing. So calls that take long get smaller, none is
+//! much larger than one that went quickly, whoever does not fit in waits, and waits in vain
+//! only for so long.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// A call that takes longer than this was too large; a try ends at a second.
 const SLOW: Duration = Duration::from_millis(500);
 /// One that takes no longer than this may be larger. A distant database alone takes 200.
 const QUICK: Duration = Duration::from_millis(250);
-/// Messages of a call, at least and at most.
+/// Messages of a call, at least, at first and at most.
 const LEAST: usize = 8;
+const FIRST: usize = 32;
 const MOST: usize = 256;
 /// How long a message waits for its call while calls go well: who waits longer would only
 /// make those behind him wait as long.
@@ -26,7 +30,7 @@ pub(super) struct Window {
 impl Default for Window {
     fn default() -> Self {
         Self {
-            size: MOST,
+            size: FIRST,
             flows_since: None,
         }
     }
@@ -38,14 +42,16 @@ impl Window {
         self.size
     }
 
-    /// Notes how a call went that has just ended. One that failed at once says nothing of how
-    /// much there is to do: a service may be away.
-    pub(super) fn note(&mut self, began: Instant, now: Instant, succeeded: bool) {
+    /// Notes how a call of so many messages went that has just ended. One that failed at once
+    /// says nothing of how much there is to do: a service may be away. One that went quickly
+    /// says so only of as many as it had.
+    pub(super) fn note(&mut self, count: usize, began: Instant, now: Instant, succeeded: bool) {
         let took = now.saturating_duration_since(began);
         if took > SLOW {
-            self.size = (self.size / 2).max(LEAST);
+            let smaller = self.size / if succeeded { 2 } else { 4 };
+            self.size = smaller.max(LEAST);
         } else if took < QUICK && succeeded {
-            self.size = (self.size * 2).min(MOST);
+            self.size = self.size.max((count * 2).min(MOST));
         }
         self.flows_since = match (succeeded, self.flows_since) {
             (true, since) => since.or(Some(now)),
@@ -69,20 +75,35 @@ mod tests {
         let mut window = Window::default();
         let now = Instant::now();
         let (slow, quick) = (now - 2 * SLOW, now - QUICK / 2);
-        window.note(quick, now, true);
+        for _ in 0..10 {
+            window.note(window.size(), quick, now, true);
+        }
         assert_eq!(window.size(), MOST);
-        window.note(slow, now, true);
+        window.note(MOST, slow, now, true);
         assert_eq!(window.size(), MOST / 2);
+        window.note(window.size(), slow, now, false);
+        assert_eq!(window.size(), MOST / 8);
         for _ in 0..10 {
-            window.note(slow, now, false);
+            window.note(window.size(), slow, now, false);
         }
         assert_eq!(window.size(), LEAST);
-        window.note(quick, now, false);
+        window.note(LEAST, quick, now, false);
         assert_eq!(window.size(), LEAST);
-        for _ in 0..10 {
-            window.note(quick, now, true);
+    }
+
+    #[test]
+    fn a_call_has_at_most_twice_as_many_as_one_that_was_quick() {
+        let mut window = Window::default();
+        let now = Instant::now();
+        let quick = now - QUICK / 2;
+        for count in [1, FIRST / 2] {
+            window.note(count, quick, now, true);
+            assert_eq!(window.size(), FIRST);
         }
-        assert_eq!(window.size(), MOST);
+        window.note(FIRST - 1, quick, now, true);
+        assert_eq!(window.size(), 2 * (FIRST - 1));
+        window.note(1, quick, now, true);
+        assert_eq!(window.size(), 2 * (FIRST - 1));
     }
 
     #[test]
@@ -91,12 +112,12 @@ mod tests {
         let came_at = Instant::now();
         let now = came_at + 2 * PATIENCE;
         assert!(!window.is_overdue(came_at, now));
-        window.note(now, now, true);
+        window.note(1, now, now, true);
         assert!(!window.is_overdue(came_at, now + PATIENCE));
         let later = now + PATIENCE + Duration::from_millis(1);
         assert!(window.is_overdue(came_at, later));
         assert!(!window.is_overdue(later, later));
-        window.note(later, later, false);
+        window.note(1, later, later, false);
         assert!(!window.is_overdue(came_at, later + PATIENCE));
     }
 }

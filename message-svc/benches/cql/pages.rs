@@ -59,7 +59,7 @@ async fn fill(log: &Log, topic: TopicId, messages: i64) -> TopicId {
         let some = left.min(2_048);
         let deadline = Instant::now() + Duration::from_secs(60);
         let batch = (0..some).map(|_| message(1)).collect();
-        for answer in log.send(topic, batch, deadline).await {
+        for answer in log.send(topic, batch, deadline.into()).await {
             answer.unwrap();
         }
         left -= some;

@@ -24,7 +24,7 @@ pub(crate) async fn many_topics(rig: &Rig) {
                 // Full but for one slot, which is the dearest to load.
                 let batch = (0..1_023).map(|_| message(1)).collect();
                 let deadline = Instant::now() + Duration::from_secs(120);
-                for answer in log.send(topic, batch, deadline).await {
+                for answer in log.send(topic, batch, deadline.into()).await {
                     answer.unwrap();
                 }
             }

@@ -116,7 +116,7 @@ pub(crate) fn message(owner: i64) -> Outgoing {
 pub(crate) async fn send(log: &Log, topic: TopicId, owner: i64) -> Duration {
     let begun = Instant::now();
     let deadline = begun + Duration::from_secs(30);
-    for answer in log.send(topic, vec![message(owner)], deadline).await {
+    for answer in log.send(topic, vec![message(owner)], deadline.into()).await {
         answer.unwrap();
     }
     begun.elapsed()

@@ -1,10 +1,10 @@
 //! Heads that were read a moment ago: many gateways ask after the same topics.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chassis::id::{Seq, TopicId};
 use moka::sync::Cache;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 
 use crate::store::{LogStore, StoreError};
 

@@ -6,11 +6,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Instant,
 };
 
 use chassis::{call::ActingUser, id::TopicId};
-use tokio::{sync::oneshot, time::timeout_at};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{Outgoing, Sent, Shared, knowledge::Knowledge, lookup::LookedUp, writer::write};
 use crate::{
@@ -98,7 +100,7 @@ impl Answer {
     pub(super) async fn wait(self, deadline: Instant) -> Result<Sent, Error> {
         match self {
             Self::Ready(error) => Err(error),
-            Self::Coming(answer, claim) => match timeout_at(deadline.into(), answer).await {
+            Self::Coming(answer, claim) => match timeout_at(deadline, answer).await {
                 Ok(Ok(result)) => result,
                 Err(_) if claim.take() => Err(late()),
                 Ok(Err(_)) | Err(_) => Err(Error::OutcomeUnknown),

@@ -8,7 +8,6 @@ pub(crate) mod witness;
 use std::{
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Instant,
 };
 
 use chassis::id::{MessageId, Seq, TopicId, UserId};
@@ -16,6 +15,8 @@ use futures::future::join_all;
 use proptest::prelude::*;
 
 pub(crate) use self::memory::Memory;
+use tokio::time::Instant;
+
 use self::{
     memory::Fault,
     witness::{Doorman, Ears, Witness, assert_whole, message, soon},

@@ -318,7 +318,7 @@ async fn judge(
             }))
         });
     }
-    if !waiting.tried && waiting.deadline <= std::time::Instant::now() {
+    if !waiting.tried && waiting.deadline <= Instant::now() {
         return Ok(Verdict::Answer(Err(late())));
     }
     let admitted = asked.admit(shared, knowledge.segment.topic, owner).await;

@@ -1,10 +1,8 @@
 //! What travels along with every call: how long it may take, for whom it is
 //! made, and which trace it belongs to.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::{future::Future, time::Duration};
+use tokio::time::Instant;
 
 use crate::id::{TopicId, UserId};
 

@@ -8,7 +8,7 @@ use std::{
     fmt,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use futures::future::BoxFuture;
 use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use serde::{Deserialize, Serialize};
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, body::Body};
 use tonic_types::StatusExt as _;
 use tower::{
@@ -238,7 +238,7 @@ impl Channel {
     async fn stream(&self, parts: Parts, body: Body, call: &Call) -> Response<Body> {
         let mut tried = Tried::default();
         let picked = self.transport.pick(None, &mut tried);
-        let Ok(target) = timeout_at(call.deadline.into(), picked).await else {
+        let Ok(target) = timeout_at(call.deadline, picked).await else {
             return nobody_there();
         };
         let sent = target.send(parts, body, call).await;
@@ -260,7 +260,7 @@ impl Channel {
     ) -> Response<Body> {
         let end = call.deadline.min(Instant::now() + self.try_limit);
         let picked = self.transport.pick(call.topic, tried);
-        let Ok(target) = timeout_at(end.into(), picked).await else {
+        let Ok(target) = timeout_at(end, picked).await else {
             return nobody_there();
         };
         let answered = async {
@@ -269,7 +269,7 @@ impl Channel {
             let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?;
             Ok(whole(parts, body))
         };
-        let answered = timeout_at(end.into(), answered).await;
+        let answered = timeout_at(end, answered).await;
         let too_late = call.time_left() <= TIMER_SLACK;
         target.note(match &answered {
             Ok(answer) if answer.is_ok() || !too_late => outcome_of(answer),

@@ -144,7 +144,7 @@ impl Services {
             trace_id = format_args!("{:032x}", call.trace.trace_id),
             span_id = format_args!("{:016x}", call.trace.span_id),
         );
-        let deadline = call.deadline.into();
+        let deadline = call.deadline;
         let trace = call.trace;
         request.extensions_mut().insert(call);
         let handler = AssertUnwindSafe(Box::pin(self.routes.oneshot(request)))

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use chassis::{
@@ -28,7 +28,7 @@ use proto::{
     presence::v1::{self as presence_pb, presence_service_server as presence_server},
     user::v1::{self as user_pb, user_service_server as user_server},
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 

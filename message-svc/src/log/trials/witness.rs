@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use chassis::{
     call::ActingUser,
     id::{TopicId, UserId},
 };
+use tokio::time::Instant;
 
 use crate::{
     entry::{Content, Kind, Placed, Stamp},

@@ -103,7 +103,7 @@ async fn talk(log: Log, phones: Arc<Mutex<Phones>>, topic: TopicId, owner: UserI
         let first = next();
         let count = 1 + first % 3;
         let messages = (first..first + count).map(|n| outgoing(owner, n)).collect();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = (Instant::now() + Duration::from_secs(60)).into();
         let results = log.send(topic, messages, deadline).await;
         let mut phones = phones.lock().unwrap();
         for (n, result) in (first..).zip(results) {
