@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use futures::task::AtomicWaker;
+use futures::{future::BoxFuture, task::AtomicWaker};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
@@ -33,7 +33,10 @@ use tokio::{
 
 pub(crate) use self::batch::PER_WRITE;
 use self::{batch::Batch, cursor::Cursor};
-use crate::frame::{Frame, Generation};
+use crate::{
+    frame::{Frame, Generation},
+    turnstile::Turnstile,
+};
 
 /// What a connection sends besides what its owner writes.
 pub(crate) trait Frames: Send + Sync + 'static {
@@ -120,6 +123,9 @@ pub(crate) struct Connection<S> {
     owner_waits: bool,
     /// Frames of ours that are being written.
     batch: Batch,
+    turnstile: Turnstile,
+    /// How reading has ended, which its owner hears of when it is his turn.
+    end: Option<(io::Result<()>, BoxFuture<'static, ()>)>,
     /// Counts the connection for as long as it is open, upgraded or not.
     _permit: OwnedSemaphorePermit,
 }
@@ -143,6 +149,7 @@ impl<S> Connection<S> {
         stream: S,
         control: Arc<Control>,
         stall_limit: Duration,
+        turnstile: Turnstile,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -157,6 +164,8 @@ impl<S> Connection<S> {
             owner: None,
             owner_waits: false,
             batch: Batch::new(),
+            turnstile,
+            end: None,
             _permit: permit,
         }
     }
@@ -275,7 +284,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
         if self.pipe.control.is_dead() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
-        Pin::new(&mut self.pipe.stream).poll_read(cx, buf)
+        if self.end.is_none() {
+            let before = buf.filled().len();
+            let read = ready!(Pin::new(&mut self.pipe.stream).poll_read(cx, buf));
+            let has_ended = read.is_err() || buf.filled().len() == before && buf.remaining() > 0;
+            if !has_ended {
+                return Poll::Ready(read);
+            }
+            let turnstile = self.turnstile.clone();
+            self.end = Some((read, Box::pin(async move { turnstile.pass().await })));
+        }
+        if let Some((_, turn)) = &mut self.end {
+            ready!(turn.as_mut().poll(cx));
+        }
+        self.end
+            .take()
+            .map_or(Poll::Ready(Ok(())), |(read, _)| Poll::Ready(read))
     }
 }
 
@@ -361,7 +385,7 @@ mod tests {
         let (server, client) = duplex(16);
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let control = Arc::new(Control::default());
-        let connection = Connection::new(server, control.clone(), stall, permit);
+        let connection = Connection::new(server, control.clone(), stall, Turnstile::new(), permit);
         (connection, client, control)
     }
 

@@ -29,6 +29,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod topic_feed;
+mod turnstile;
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,6 +73,7 @@ impl App {
             router: http::router(rules, limiter.clone()),
             tls,
             stall_timeout: config.stall_timeout,
+            turnstile: sockets.turnstile.clone(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -23,6 +23,7 @@ use crate::{
     connection::{Connection, Control},
     http::ClientAddress,
     socket::requests::{PATH, Requests},
+    turnstile::Turnstile,
 };
 
 /// How long a TLS handshake may take.
@@ -43,6 +44,7 @@ pub(crate) struct Server {
     pub(crate) router: Router,
     pub(crate) tls: Option<Reloaded<ServerConfig>>,
     pub(crate) stall_timeout: Duration,
+    pub(crate) turnstile: Turnstile,
     /// No new connections, and none that stays.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -97,6 +99,7 @@ async fn next(
 
 impl Server {
     async fn serve(self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) {
+        self.turnstile.pass().await;
         if let Err(error) = tune(&stream) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
@@ -124,7 +127,14 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let control = Arc::new(Control::default());
-        let connection = Connection::new(stream, control.clone(), self.stall_timeout, permit);
+        let turnstile = self.turnstile.clone();
+        let connection = Connection::new(
+            stream,
+            control.clone(),
+            self.stall_timeout,
+            turnstile,
+            permit,
+        );
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(control.clone());

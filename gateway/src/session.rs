@@ -27,6 +27,7 @@ use crate::{
     rate_limit::Limiter,
     rules::{AuthError, Rules, SessionHandle, SignedIn},
     socket::{Inbound, MAX_FRAME, Peer, Sockets},
+    turnstile::Turnstile,
 };
 
 /// The socket is ended at this failure to sign in.
@@ -42,6 +43,7 @@ pub(crate) struct Session {
     rules: Arc<dyn Rules>,
     limiter: Arc<Limiter>,
     auth_timeout: Duration,
+    turnstile: Turnstile,
     opened: Instant,
     peer: Arc<Peer>,
     outbox: Outbox,
@@ -82,6 +84,7 @@ impl Session {
             rules: sockets.rules.clone(),
             limiter: sockets.limiter.clone(),
             auth_timeout: sockets.config.auth_timeout,
+            turnstile: sockets.turnstile.clone(),
             opened: Instant::now(),
             outbox: peer.outbox.clone(),
             connected: peer.outbox.generation() == Generation::Eio3,
@@ -127,6 +130,7 @@ impl Session {
         while self.member.is_none() {
             let request = self.next().await?;
             if request.event.name == SIGNIN_REQUEST {
+                self.turnstile.pass().await;
                 self.sign_in(request, deadline).await?;
             } else {
                 let refusal = FailCode::NotAuthenticated;

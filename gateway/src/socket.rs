@@ -40,6 +40,7 @@ use crate::{
     rate_limit::Limiter,
     rules::Rules,
     session::Session,
+    turnstile::Turnstile,
 };
 use wire::{EngineWire, PeerFrames};
 
@@ -58,6 +59,7 @@ pub(crate) struct Sockets {
     pub(crate) rules: Arc<dyn Rules>,
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) config: Config,
+    pub(crate) turnstile: Turnstile,
     peers: RwLock<HashMap<Sid, Arc<Peer>>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -101,6 +103,7 @@ impl Sockets {
             rules,
             limiter,
             config,
+            turnstile: Turnstile::new(),
             peers: RwLock::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),

@@ -113,7 +113,7 @@ enum Command {
     },
     /// Clients drop all at once and come back, beside others under a load.
     Storm {
-        #[arg(long, default_value = "d", value_parser = Scenario::find)]
+        #[arg(long, default_value = "g", value_parser = Scenario::find)]
         scenario: Scenario,
         /// Who drop
         #[arg(long, default_value_t = 5_000)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 /// Those that come with the tool.
-const KNOWN: [(&str, &str); 9] = [
+const KNOWN: [(&str, &str); 10] = [
     ("a", include_str!("scenarios/a.toml")),
     ("b", include_str!("scenarios/b.toml")),
     ("c", include_str!("scenarios/c.toml")),
@@ -14,6 +14,7 @@ const KNOWN: [(&str, &str); 9] = [
     ("e-few", include_str!("scenarios/e-few.toml")),
     ("e-zipf", include_str!("scenarios/e-zipf.toml")),
     ("f", include_str!("scenarios/f.toml")),
+    ("g", include_str!("scenarios/g.toml")),
     ("i", include_str!("scenarios/i.toml")),
 ];
 
