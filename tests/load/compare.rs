@@ -83,8 +83,8 @@ struct Pair {
     disk_ms: f64,
 }
 
-/// Measures pairs, with both targets running and everybody connected to both, or with new
-/// ones for each pair.
+/// Measures pairs, with both targets running and everybody connected to both, or with one that
+/// is started anew each time, and nobody connected to the other.
 pub(crate) async fn compare(
     sides: &Sides,
     pairs: usize,
@@ -93,12 +93,14 @@ pub(crate) async fn compare(
 ) -> Result<Outcome, String> {
     let mut latencies = Vec::new();
     let mut measured = Vec::new();
-    let mut open = open_both(sides).await?;
+    for (target, _) in sides {
+        target.build()?;
+    }
+    let open = match anew {
+        true => Vec::new(),
+        false => open_both(sides).await?,
+    };
     for number in 0..pairs {
-        if anew && number > 0 {
-            drop(open);
-            open = open_both(sides).await?;
-        }
         // Who is first takes turns: what drifts meanwhile drifts for both.
         let order = match number.is_multiple_of(2) {
             true => [0, 1],
@@ -106,8 +108,16 @@ pub(crate) async fn compare(
         };
         let mut both = Vec::new();
         for number in order {
-            let side = &open[number];
-            let load = sides[number].1.load;
+            let (target, scenario) = &sides[number];
+            let fresh;
+            let side = match open.get(number) {
+                Some(side) => side,
+                None => {
+                    fresh = Side::open(target, scenario).await?;
+                    &fresh
+                }
+            };
+            let load = scenario.load;
             let (figures, span) = side.load(load, spans.warm_up, spans.length).await?;
             println!("{}", report::line(&side.name, &figures));
             both.push((number, figures));
@@ -121,7 +131,7 @@ pub(crate) async fn compare(
             });
         }
     }
-    let names = [0, 1].map(|number| open[number].name.clone());
+    let names = [0, 1].map(|number| sides[number].0.name());
     let what = match sides {
         [(_, ours), (_, theirs)] if ours.what != theirs.what => {
             format!("{}, against {}", ours.what, theirs.what)
@@ -140,7 +150,6 @@ pub(crate) async fn compare(
 async fn open_both(sides: &Sides) -> Result<Vec<Side>, String> {
     let mut open = Vec::new();
     for (target, scenario) in sides {
-        target.build()?;
         open.push(Side::open(target, scenario).await?);
     }
     Ok(open)

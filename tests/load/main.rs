@@ -93,7 +93,7 @@ enum Command {
         /// Pairs that are measured
         #[arg(long, default_value_t = 11)]
         pairs: usize,
-        /// Starts both anew for each pair
+        /// Starts each anew each time, while the other does not run
         #[arg(long)]
         anew: bool,
         ours: Which,
