@@ -11,8 +11,8 @@ use std::{sync::Arc, thread};
 use tokio::{sync::Semaphore, task::yield_now};
 
 /// For each processor. Measured with 5,000 who drop and come back at once, on one: those who
-/// talk beside them wait 0.3 s at the 99th percentile, with 16 it is 0.7 and without this 2.1;
-/// all are back in the same time.
+/// talk beside them wait 0.3 to 0.6 s at the 99th percentile, with 16 it is up to 1.1, and
+/// without this 2.1; all are back in about the same time.
 const AT_A_TIME: usize = 4;
 
 /// Where one waits before a beginning or an end. Clones are the same.
