@@ -24,10 +24,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{future::BoxFuture, task::AtomicWaker};
+use futures::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
+    task::JoinHandle,
     time::{Sleep, sleep},
 };
 
@@ -124,8 +125,9 @@ pub(crate) struct Connection<S> {
     /// Frames of ours that are being written.
     batch: Batch,
     turnstile: Turnstile,
-    /// How reading has ended, which its owner hears of when it is his turn.
-    end: Option<(io::Result<()>, BoxFuture<'static, ()>)>,
+    /// How reading has ended, which its owner hears of when it is his turn. A task waits for
+    /// that: an owner who does not ask again must not keep a place that others wait for.
+    end: Option<(io::Result<()>, JoinHandle<()>)>,
     /// Counts the connection for as long as it is open, upgraded or not.
     _permit: OwnedSemaphorePermit,
 }
@@ -292,10 +294,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
                 return Poll::Ready(read);
             }
             let turnstile = self.turnstile.clone();
-            self.end = Some((read, Box::pin(async move { turnstile.pass().await })));
+            let turn = tokio::spawn(async move { turnstile.pass().await });
+            self.end = Some((read, turn));
         }
         if let Some((_, turn)) = &mut self.end {
-            ready!(turn.as_mut().poll(cx));
+            // It fails where the runtime ends, and nobody waits for anything.
+            let _ = ready!(Pin::new(turn).poll(cx));
         }
         self.end
             .take()
@@ -397,6 +401,24 @@ mod tests {
         connection.flush().await.unwrap();
         assert!(control.is_dead());
         assert!(connection.read_u8().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_nobody_asks_about_again_holds_up_nobody() {
+        let turnstile = Turnstile::new();
+        let mut forgotten = Vec::new();
+        for _ in 0..1_000 {
+            let (mut connection, client, _) = connection(Duration::from_secs(60)).await;
+            connection.turnstile = turnstile.clone();
+            drop(client);
+            let asked_once = futures::poll!(std::pin::pin!(connection.read_u8()));
+            assert!(asked_once.is_pending());
+            forgotten.push(connection);
+        }
+        let limit = Duration::from_secs(5);
+        timeout(limit, turnstile.pass()).await.unwrap();
+        let mut one = forgotten.pop().unwrap();
+        assert!(timeout(limit, one.read_u8()).await.unwrap().is_err());
     }
 
     #[tokio::test]
