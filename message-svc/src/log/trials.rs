@@ -13,10 +13,9 @@ use std::{
 use chassis::id::{MessageId, Seq, TopicId, UserId};
 use futures::future::join_all;
 use proptest::prelude::*;
-
-pub(crate) use self::memory::Memory;
 use tokio::time::Instant;
 
+pub(crate) use self::memory::Memory;
 use self::{
     memory::Fault,
     witness::{Doorman, Ears, Witness, assert_whole, message, soon},
