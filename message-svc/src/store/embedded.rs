@@ -21,7 +21,7 @@ impl EmbeddedStore {
     /// keys; values are protobuf messages and grow by fields.
     #[must_use]
     pub const fn options() -> Options {
-        Options::new("messages", 1)
+        Options::new("messages", 1).with_journal(log::write_again)
     }
 
     /// The log and the directory in this store; makes the tables that are not there yet.

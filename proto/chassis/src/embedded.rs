@@ -18,6 +18,12 @@
 //! on with. One bit of the file is not covered: the header's choice between the
 //! last two commits. Flipped after a crash it looks like a crash in the middle of
 //! the last commit.
+//!
+//! What comes often goes through a journal (`journal.rs`): one sync of two blocks,
+//! where a commit of two phases syncs a dozen scattered pages twice. Measured on the
+//! log of messages, beside the same without it: one sender who waits for each answer
+//! says 1.45 times as much, and is answered in 0.64 of the time; where 256 in 10,000
+//! topics do not wait for each other, it makes no difference.
 
 use std::{
     fmt,
@@ -36,6 +42,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 mod file;
 mod folder;
+mod journal;
 #[cfg(any(test, feature = "testing"))]
 mod simulated_disk;
 mod writer;
@@ -44,10 +51,10 @@ pub(crate) use file::sync_folder;
 pub use file::{OpenError, StoreId};
 pub use folder::DataFolder;
 #[cfg(any(test, feature = "testing"))]
-pub use simulated_disk::{Fault, SimulatedDisk};
+pub use simulated_disk::{Fault, SimulatedDisk, StoreFile};
 
 use file::Source;
-use writer::{Command, Pending, Writer};
+use writer::{Command, Pending, Words, Writer};
 
 /// How an embedded store is opened.
 #[derive(Clone, Debug)]
@@ -65,10 +72,17 @@ pub struct Options {
     /// Whether every page is verified when the file is opened, which takes about
     /// 2 s per GiB from the page cache. After a crash that is done anyway.
     pub verify: bool,
+    /// Does again what [`Embedded::write_journaled`] was told of a write, in a store that has a
+    /// journal.
+    pub replay: Option<Replay>,
 }
 
+/// Does a write again from its record: it changes what the write changed, whatever of that
+/// is there already.
+pub type Replay = fn(&WriteTransaction, &[u8]) -> Result<(), redb::Error>;
+
 impl Options {
-    /// The defaults: 64 MiB of cache, 4,096 waiting writes, 16 readers, verified.
+    /// The defaults: 64 MiB of cache, 4,096 waiting writes, 16 readers, verified, no journal.
     #[must_use]
     pub const fn new(name: &'static str, schema: u32) -> Self {
         Self {
@@ -78,6 +92,16 @@ impl Options {
             queue: 4_096,
             readers: 16,
             verify: true,
+            replay: None,
+        }
+    }
+
+    /// The same with a journal, from which this does writes again after a crash.
+    #[must_use]
+    pub const fn with_journal(self, replay: Replay) -> Self {
+        Self {
+            replay: Some(replay),
+            ..self
         }
     }
 }
@@ -191,15 +215,18 @@ impl Embedded {
         if disk.is_empty() {
             file::make_simulated(disk, options).map_err(|err| OpenError::redb(&path, err))?;
         }
-        let (disk, cuts) = (disk.clone(), disk.cuts());
-        let source = Source::new(path, move |builder| {
-            builder.create_with_backend(disk.plug_in(cuts))
-        });
+        let cuts = disk.cuts();
+        let (database, journal) = (disk.clone(), disk.clone());
+        let source = Source::new(
+            path,
+            move |builder| builder.create_with_backend(database.plug_in(StoreFile::Database, cuts)),
+            move |_| Ok(Box::new(journal.plug_in(StoreFile::Journal, cuts))),
+        );
         Self::start(source, None, options)
     }
 
     fn start(source: Source, id: Option<StoreId>, options: &Options) -> Result<Self, OpenError> {
-        let database = file::open(&source, id, options)?;
+        let (database, journal) = file::open(&source, id, options)?;
         let shared = Arc::new(Shared {
             database: RwLock::new(Some(database)),
             fault: Mutex::new(Arc::from("")),
@@ -208,7 +235,7 @@ impl Embedded {
         });
         let (commands, queue) = mpsc::sync_channel(options.queue);
         let path = source.path().to_owned();
-        let writer = Writer::new(shared.clone(), queue, source, id, options.clone());
+        let writer = Writer::new(shared.clone(), queue, journal, source, id, options.clone());
         let thread = thread::Builder::new()
             .name(format!("store-{}", options.name))
             .spawn(move || writer.run())
@@ -239,6 +266,37 @@ impl Embedded {
     pub async fn write<T, F>(&self, change: F) -> Result<T, EmbeddedError>
     where
         F: FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.enqueue(move |transaction: &WriteTransaction, words: &mut Words| {
+            words.are_missing = true;
+            change(transaction)
+        })
+        .await
+    }
+
+    /// The same, and `change` gives the words in which [`Options::replay`] does it again;
+    /// none if it has changed nothing. Where the store has a journal they are made durable
+    /// there, which is quicker by far.
+    ///
+    /// # Errors
+    /// See [`EmbeddedError`].
+    pub async fn write_journaled<T, F>(&self, change: F) -> Result<T, EmbeddedError>
+    where
+        F: FnOnce(&WriteTransaction) -> Result<(T, Option<Vec<u8>>), redb::Error> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.enqueue(move |transaction: &WriteTransaction, words: &mut Words| {
+            let (value, record) = change(transaction)?;
+            words.records.extend(record);
+            Ok(value)
+        })
+        .await
+    }
+
+    async fn enqueue<T, F>(&self, change: F) -> Result<T, EmbeddedError>
+    where
+        F: FnOnce(&WriteTransaction, &mut Words) -> Result<T, redb::Error> + Send + 'static,
         T: Send + 'static,
     {
         let inner = &self.inner;

@@ -91,8 +91,17 @@ async fn full_folder() -> (Arc<Folder>, Vec<PathBuf>) {
 
 async fn a_damaged_store_says_what_is_damaged_and_never_starts_empty(_: World) {
     let (folder, stores) = full_folder().await;
-    for store in stores {
-        let whole = fs::read(&store).unwrap();
+    let wholes: Vec<Vec<u8>> = stores
+        .iter()
+        .map(|store| fs::read(store).unwrap())
+        .collect();
+    // Files of one store belong together: a start with one of them damaged changes the other.
+    let restore = || {
+        for (store, whole) in stores.iter().zip(&wholes) {
+            fs::write(store, whole).unwrap();
+        }
+    };
+    for (store, whole) in stores.iter().zip(&wholes) {
         // Nothing, half of it, no head, a head of rubbish, and a block of rubbish wherever something stands.
         let mut damaged = vec![
             Vec::new(),
@@ -114,7 +123,7 @@ async fn a_damaged_store_says_what_is_damaged_and_never_starts_empty(_: World) {
             damaged.push(torn);
         }
         for (number, content) in damaged.into_iter().enumerate() {
-            fs::write(&store, content).unwrap();
+            fs::write(store, content).unwrap();
             let started = tokio::task::spawn_blocking({
                 let folder = Arc::clone(&folder);
                 move || Server::start_blocking(&folder, &Options::default())
@@ -132,7 +141,7 @@ async fn a_damaged_store_says_what_is_damaged_and_never_starts_empty(_: World) {
                     );
                 }
             }
-            fs::write(&store, &whole).unwrap();
+            restore();
         }
     }
     let server = Server::start_on(&folder, Options::default()).await;

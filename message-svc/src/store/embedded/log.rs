@@ -122,6 +122,53 @@ fn decode(segment: i64, slot: u32, bytes: &[u8]) -> Result<Entry, StoreError> {
     })
 }
 
+/// What is written of a segment at a time: that it exists, or entries behind those it has.
+/// It is written as it is, and from the store's journal again after a crash.
+#[derive(Clone, PartialEq, Message)]
+struct Written {
+    #[prost(int64, tag = "1")]
+    segment: i64,
+    #[prost(int64, tag = "2")]
+    topic: i64,
+    #[prost(int64, tag = "3")]
+    first_seq: i64,
+    #[prost(uint32, tag = "4")]
+    capacity: u32,
+    /// The slot of the first row.
+    #[prost(uint32, tag = "5")]
+    slot: u32,
+    /// None in a segment that is new.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    rows: Vec<Vec<u8>>,
+}
+
+impl Written {
+    fn write(&self, txn: &WriteTransaction) -> Result<(), redb::Error> {
+        let mut head = self.slot;
+        if self.rows.is_empty() {
+            let place = (self.topic, self.first_seq);
+            txn.open_table(SEGMENTS_OF_TOPICS)?
+                .insert(place, self.segment)?;
+        } else {
+            let mut entries = txn.open_table(ENTRIES)?;
+            for row in &self.rows {
+                entries.insert((self.segment, head), row.as_slice())?;
+                head += 1;
+            }
+        }
+        let row = (self.topic, self.first_seq, self.capacity, head);
+        txn.open_table(SEGMENTS)?.insert(self.segment, row)?;
+        Ok(())
+    }
+}
+
+/// Writes again what the journal says was written.
+pub(super) fn write_again(txn: &WriteTransaction, record: &[u8]) -> Result<(), redb::Error> {
+    Written::decode(record)
+        .map_err(|_| redb::Error::Corrupted("a record of the journal does not parse".to_owned()))?
+        .write(txn)
+}
+
 /// The segment of this number, from its row.
 fn tail(id: i64, row: SegmentRow) -> Result<Tail, StoreError> {
     let (topic, first_seq, capacity, head) = row;
@@ -212,24 +259,33 @@ impl LogStore for EmbeddedStore {
         capacity: u32,
     ) -> Result<Tail, StoreError> {
         self.db
-            .write(move |txn| -> Answer<Tail> {
+            .write_journaled(move |txn| {
                 let place = (topic.get(), first_seq.get());
-                let mut segments = txn.open_table(SEGMENTS)?;
-                let mut of_topics = txn.open_table(SEGMENTS_OF_TOPICS)?;
+                let segments = txn.open_table(SEGMENTS)?;
+                let of_topics = txn.open_table(SEGMENTS_OF_TOPICS)?;
                 if let Some(id) = of_topics.get(place)?.map(|id| id.value()) {
                     let row = segments.get(id)?.map(|row| row.value());
-                    return Ok(row.ok_or_else(|| missing(id)).and_then(|row| tail(id, row)));
+                    let found = row.ok_or_else(|| missing(id));
+                    return Ok((found.and_then(|row| tail(id, row)), None));
                 }
                 // Segments are never deleted: the last number is the highest ever given.
                 let last = segments.last()?.map_or(0, |(id, _)| id.value());
                 let id = last.max(after.map_or(0, SegmentId::get)) + 1;
-                let row = (place.0, place.1, capacity, 0);
-                let fresh = tail(id, row);
-                if fresh.is_ok() {
-                    segments.insert(id, row)?;
-                    of_topics.insert(place, id)?;
+                let fresh = tail(id, (place.0, place.1, capacity, 0));
+                if fresh.is_err() {
+                    return Ok((fresh, None));
                 }
-                Ok(fresh)
+                drop((segments, of_topics));
+                let written = Written {
+                    segment: id,
+                    topic: place.0,
+                    first_seq: place.1,
+                    capacity,
+                    slot: 0,
+                    rows: Vec::new(),
+                };
+                written.write(txn)?;
+                Ok((fresh, Some(written.encode_to_vec())))
             })
             .await?
     }
@@ -242,35 +298,35 @@ impl LogStore for EmbeddedStore {
     ) -> Result<Appended, AppendError> {
         let id = segment.id.get();
         let rows: Vec<Vec<u8>> = entries.iter().map(encode).collect();
-        let appended = self.db.write(move |txn| {
-            let mut segments = txn.open_table(SEGMENTS)?;
-            let Some((topic, first_seq, capacity, found)) =
-                segments.get(id)?.map(|row| row.value())
-            else {
-                return Ok(Err(AppendError::Refused(format!(
-                    "there is no segment {id}"
-                ))));
+        let appended = self.db.write_journaled(move |txn| {
+            let row = (txn.open_table(SEGMENTS)?.get(id)?).map(|row| row.value());
+            let Some((topic, first_seq, capacity, found)) = row else {
+                let refused = format!("there is no segment {id}");
+                return Ok((Err(AppendError::Refused(refused)), None));
             };
             let stale = found != head;
             #[cfg(feature = "sabotage")]
             let stale = stale && !chassis::sabotage::is("skip_head_condition");
             if stale {
-                return Ok(Ok(Appended::Stale { head: found }));
+                return Ok((Ok(Appended::Stale { head: found }), None));
             }
-            let slots = head..capacity;
-            if rows.len() > slots.len() {
-                return Ok(Err(AppendError::Refused(format!(
-                    "segment {id} has no room"
-                ))));
+            if rows.len() > (head..capacity).len() {
+                let refused = format!("segment {id} has no room");
+                return Ok((Err(AppendError::Refused(refused)), None));
             }
-            let mut table = txn.open_table(ENTRIES)?;
-            let mut new_head = head;
-            for (slot, row) in slots.zip(&rows) {
-                table.insert((id, slot), row.as_slice())?;
-                new_head = slot + 1;
+            if rows.is_empty() {
+                return Ok((Ok(Appended::Applied), None));
             }
-            segments.insert(id, (topic, first_seq, capacity, new_head))?;
-            Ok(Ok(Appended::Applied))
+            let written = Written {
+                segment: id,
+                topic,
+                first_seq,
+                capacity,
+                slot: head,
+                rows,
+            };
+            written.write(txn)?;
+            Ok((Ok(Appended::Applied), Some(written.encode_to_vec())))
         });
         appended.await.unwrap_or_else(|error| {
             Err(match error {

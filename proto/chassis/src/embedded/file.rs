@@ -9,10 +9,13 @@ use std::{
 };
 
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError,
+    Builder, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError,
+    TableDefinition, TableError, backends::FileBackend,
 };
 
-use super::{Options, writer::panic_message};
+#[cfg(any(test, feature = "testing"))]
+use super::StoreFile;
+use super::{Options, journal::Journal, writer::panic_message};
 
 /// What the file says of itself. Its rows are the same in every version, so that
 /// any version can say of a file that it is too new.
@@ -136,6 +139,11 @@ impl StoreId {
         Self(rand::random())
     }
 
+    /// Half of it, for checksums.
+    pub(super) const fn seed(self) -> u64 {
+        self.0 as u64
+    }
+
     pub(super) fn parse(text: &str) -> Option<Self> {
         let number = u128::from_str_radix(text, 16).ok()?;
         (text.len() == 32).then_some(Self(number))
@@ -155,41 +163,82 @@ impl fmt::Debug for StoreId {
 }
 
 type Opener = dyn Fn(&Builder) -> Result<Database, DatabaseError> + Send;
+/// Makes the journal's file where it is told to, and else expects it to be there.
+type JournalOpener = dyn Fn(bool) -> Result<Box<dyn StorageBackend>, OpenError> + Send;
 
-/// Where the database is, and how to open it: each time after a fault.
+/// Where the database and its journal are, and how to open them: each time after a fault.
 pub(super) struct Source {
     path: PathBuf,
     open: Box<Opener>,
+    open_journal: Box<JournalOpener>,
 }
 
 impl Source {
     pub(super) fn new(
         path: PathBuf,
         open: impl Fn(&Builder) -> Result<Database, DatabaseError> + Send + 'static,
+        open_journal: impl Fn(bool) -> Result<Box<dyn StorageBackend>, OpenError> + Send + 'static,
     ) -> Self {
         Self {
             path,
             open: Box::new(open),
+            open_journal: Box::new(open_journal),
         }
     }
 
     pub(super) fn file(path: &Path) -> Self {
-        let file = path.to_owned();
-        Self::new(path.to_owned(), move |builder| builder.open(&file))
+        let (file, journal) = (path.to_owned(), journal_path(path));
+        Self::new(
+            path.to_owned(),
+            move |builder| builder.open(&file),
+            move |make| open_journal(&journal, make),
+        )
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    pub(super) fn journal_path(&self) -> PathBuf {
+        journal_path(&self.path)
+    }
+
+    pub(super) fn open_journal(&self, make: bool) -> Result<Box<dyn StorageBackend>, OpenError> {
+        (self.open_journal)(make)
+    }
 }
 
-/// Opens the database and checks that it is what it should be: of the store
-/// `id`, where that is known.
+fn journal_path(database: &Path) -> PathBuf {
+    database.with_extension("journal")
+}
+
+fn open_journal(path: &Path, make: bool) -> Result<Box<dyn StorageBackend>, OpenError> {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(make)
+        .open(path)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => OpenError::Missing {
+                path: path.to_owned(),
+                evidence: "the database beside it has one".to_owned(),
+            },
+            _ => OpenError::io(path, error),
+        })?;
+    if make {
+        sync_folder_of(path)?;
+    }
+    let file = FileBackend::new(file).map_err(|error| OpenError::redb(path, error.into()))?;
+    Ok(Box::new(file))
+}
+
+/// Opens the database with its journal, if it is to have one, and checks that it is what it
+/// should be: of the store `id`, where that is known.
 pub(super) fn open(
     source: &Source,
     id: Option<StoreId>,
     options: &Options,
-) -> Result<Database, OpenError> {
+) -> Result<(Database, Option<Journal>), OpenError> {
     let path = source.path();
     let mut builder = Database::builder();
     builder
@@ -198,8 +247,12 @@ pub(super) fn open(
     // On a damaged file redb may panic where it was not asked to verify.
     catch_unwind(AssertUnwindSafe(|| {
         let database = (source.open)(&builder).map_err(|err| OpenError::redb(path, err.into()))?;
-        check_about(&database, path, id, options)?;
-        Ok(database)
+        let id = check_about(&database, path, id, options)?;
+        let journal = match options.replay {
+            Some(replay) => Some(Journal::open(source, &database, id, replay)?),
+            None => None,
+        };
+        Ok((database, journal))
     }))
     .unwrap_or_else(|panic| Err(OpenError::damaged(path, panic_message(&*panic))))
 }
@@ -209,7 +262,7 @@ fn check_about(
     path: &Path,
     id: Option<StoreId>,
     options: &Options,
-) -> Result<(), OpenError> {
+) -> Result<StoreId, OpenError> {
     let about = About::read(database)
         .map_err(|error| OpenError::redb(path, error))?
         .ok_or_else(|| OpenError::damaged(path, "it does not say what it holds"))?;
@@ -235,7 +288,7 @@ fn check_about(
             what: format!("it is of the store {}, this is the store {id}", about.id),
         });
     }
-    Ok(())
+    Ok(about.id)
 }
 
 struct About {
@@ -305,7 +358,8 @@ pub(super) fn make_simulated(
     disk: &super::SimulatedDisk,
     options: &Options,
 ) -> Result<(), redb::Error> {
-    let database = Database::builder().create_with_backend(disk.plug_in(disk.cuts()))?;
+    let file = disk.plug_in(StoreFile::Database, disk.cuts());
+    let database = Database::builder().create_with_backend(file)?;
     initialize(database, StoreId::random(), options)
 }
 
@@ -333,6 +387,10 @@ pub(super) fn publish(unfinished: &Path, path: &Path) -> Result<(), OpenError> {
         .and_then(|file| file.sync_all())
         .map_err(io)?;
     fs::rename(unfinished, path).map_err(io)?;
+    sync_folder_of(path)
+}
+
+fn sync_folder_of(path: &Path) -> Result<(), OpenError> {
     match path.parent() {
         Some(folder) if folder != Path::new("") => sync_folder(folder),
         _ => sync_folder(Path::new(".")),

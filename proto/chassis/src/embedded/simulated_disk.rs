@@ -23,20 +23,35 @@ pub enum Fault {
     Sync,
 }
 
-/// A disk in memory. A clone is the same disk.
+/// A disk in memory with the files of one store. A clone is the same disk.
 #[derive(Clone, Debug)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug)]
-struct State {
+/// The files of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFile {
+    /// The database.
+    Database,
+    /// What was committed since it was last written to.
+    Journal,
+}
+
+#[derive(Debug, Default)]
+struct Content {
     /// What survives a power cut for certain.
     durable: Vec<u8>,
     /// What reads see.
     cached: Vec<u8>,
     /// What was asked for since the last sync, in order.
     unsynced: Vec<Change>,
+}
+
+#[derive(Debug)]
+struct State {
+    database: Content,
+    journal: Content,
     /// Counts power cuts; who opened the disk before one is dead.
     cuts: u64,
     /// The power is cut at so many accesses that change something from now on.
@@ -64,10 +79,26 @@ impl State {
             1 => 1.0,
             _ => self.random.random_range(0.0..1.0),
         };
+        self.database
+            .lose_what_is_not_synced(&mut self.random, kept);
+        self.journal.lose_what_is_not_synced(&mut self.random, kept);
+    }
+
+    fn content(&mut self, file: StoreFile) -> &mut Content {
+        match file {
+            StoreFile::Database => &mut self.database,
+            StoreFile::Journal => &mut self.journal,
+        }
+    }
+}
+
+impl Content {
+    /// Of what is not synced this share survives.
+    fn lose_what_is_not_synced(&mut self, random: &mut SmallRng, kept: f64) {
         for change in self.unsynced.drain(..) {
             match change {
                 Change::SetLen(len) => {
-                    if self.random.random_bool(kept) {
+                    if random.random_bool(kept) {
                         self.durable.resize(len, 0);
                     }
                 }
@@ -75,7 +106,7 @@ impl State {
                     for (place, sector) in sectors(offset, &data) {
                         // What lies beyond the length that survived is lost with it.
                         if let Some(target) = self.durable.get_mut(place..place + sector.len())
-                            && self.random.random_bool(kept)
+                            && random.random_bool(kept)
                         {
                             target.copy_from_slice(sector);
                         }
@@ -93,9 +124,8 @@ impl SimulatedDisk {
     pub fn new(seed: u64) -> Self {
         Self {
             state: Arc::new(Mutex::new(State {
-                durable: Vec::new(),
-                cached: Vec::new(),
-                unsynced: Vec::new(),
+                database: Content::default(),
+                journal: Content::default(),
                 cuts: 0,
                 cut_after: None,
                 fault: None,
@@ -141,33 +171,17 @@ impl SimulatedDisk {
         self.state().syncs
     }
 
-    /// How long the content is, in bytes.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.state().cached.len()
-    }
-
     /// Whether nothing was ever written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.state().database.cached.is_empty()
     }
 
-    /// Flips bits of one byte, durably.
-    pub fn flip(&self, place: usize, bits: u8) {
-        let mut state = self.state();
-        let state = &mut *state;
-        for copy in [&mut state.durable, &mut state.cached] {
-            if let Some(byte) = copy.get_mut(place) {
-                *byte ^= bits;
-            }
-        }
-    }
-
-    /// The disk as a process that opened it after so many cuts sees it.
-    pub(super) fn plug_in(&self, cuts: u64) -> PluggedIn {
+    /// A file of the disk as a process that opened it after so many cuts sees it.
+    pub(super) fn plug_in(&self, file: StoreFile, cuts: u64) -> PluggedIn {
         PluggedIn {
             disk: self.clone(),
+            file,
             cuts,
         }
     }
@@ -193,10 +207,11 @@ fn sectors(offset: usize, data: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
-/// The disk as one process sees it, until the power is cut.
+/// A file of the disk as one process sees it, until the power is cut.
 #[derive(Debug)]
 pub(super) struct PluggedIn {
     disk: SimulatedDisk,
+    file: StoreFile,
     cuts: u64,
 }
 
@@ -237,36 +252,40 @@ fn place(offset: u64) -> io::Result<usize> {
 
 impl StorageBackend for PluggedIn {
     fn len(&self) -> io::Result<u64> {
-        let state = self.access(&[Fault::Io])?;
-        Ok(state.cached.len() as u64)
+        let mut state = self.access(&[Fault::Io])?;
+        Ok(state.content(self.file).cached.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let state = self.access(&[Fault::Io])?;
+        let mut state = self.access(&[Fault::Io])?;
         let offset = place(offset)?;
-        let content = state.cached.get(offset..offset + out.len());
+        let content = state
+            .content(self.file)
+            .cached
+            .get(offset..offset + out.len());
         out.copy_from_slice(content.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.change(&[Fault::Io, Fault::NoSpace])?;
+        let content = state.content(self.file);
         let len = place(len)?;
-        state.cached.resize(len, 0);
-        state.unsynced.push(Change::SetLen(len));
+        content.cached.resize(len, 0);
+        content.unsynced.push(Change::SetLen(len));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.change(&[Fault::Io, Fault::Sync])?;
-        let state = &mut *state;
         state.syncs += 1;
         if state.syncs_work {
-            for change in state.unsynced.drain(..) {
+            let content = state.content(self.file);
+            for change in content.unsynced.drain(..) {
                 match change {
-                    Change::SetLen(len) => state.durable.resize(len, 0),
+                    Change::SetLen(len) => content.durable.resize(len, 0),
                     Change::Write { offset, data } => {
-                        if let Some(target) = state.durable.get_mut(offset..offset + data.len()) {
+                        if let Some(target) = content.durable.get_mut(offset..offset + data.len()) {
                             target.copy_from_slice(&data);
                         }
                     }
@@ -278,12 +297,13 @@ impl StorageBackend for PluggedIn {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.change(&[Fault::Io, Fault::NoSpace])?;
+        let content = state.content(self.file);
         let offset = place(offset)?;
-        let target = state.cached.get_mut(offset..offset + data.len());
+        let target = content.cached.get_mut(offset..offset + data.len());
         target
             .ok_or(io::ErrorKind::UnexpectedEof)?
             .copy_from_slice(data);
-        state.unsynced.push(Change::Write {
+        content.unsynced.push(Change::Write {
             offset,
             data: data.to_owned(),
         });

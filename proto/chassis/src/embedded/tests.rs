@@ -7,20 +7,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{ReadableTableMetadata, TableDefinition};
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use super::*;
 
 const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
 const OPTIONS: Options = Options::new("rows", 1);
+const JOURNALED: Options = OPTIONS.with_journal(put_again);
+
+fn insert(txn: &WriteTransaction, key: u64) -> Result<(), redb::Error> {
+    txn.open_table(ROWS)?.insert(key, [7; 200].as_slice())?;
+    Ok(())
+}
+
+fn put_again(txn: &WriteTransaction, record: &[u8]) -> Result<(), redb::Error> {
+    insert(txn, u64::from_le_bytes(record.try_into().unwrap()))
+}
 
 async fn put(store: &Embedded, key: u64) -> Result<(), EmbeddedError> {
-    store
-        .write(move |txn| {
-            txn.open_table(ROWS)?.insert(key, [7; 200].as_slice())?;
-            Ok(())
-        })
-        .await
+    store.write(move |txn| insert(txn, key)).await
+}
+
+async fn put_journaled(store: &Embedded, key: u64) -> Result<(), EmbeddedError> {
+    let put = store.write_journaled(move |txn| {
+        insert(txn, key)?;
+        Ok(((), Some(key.to_le_bytes().to_vec())))
+    });
+    put.await
+}
+
+/// Now in one way, now in the other.
+async fn put_somehow(store: &Embedded, key: u64) -> Result<(), EmbeddedError> {
+    match key % 7 {
+        0 => put(store, key).await,
+        _ => put_journaled(store, key).await,
+    }
 }
 
 fn count(store: &Embedded) -> Result<u64, EmbeddedError> {
@@ -157,34 +178,31 @@ async fn a_failed_write_takes_back_its_own_and_its_neighbours() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_until_there_is_space_and_loses_nothing() {
-    let disk = SimulatedDisk::new(1);
-    let store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
-    for key in 0..50 {
-        put(&store, key).await.unwrap();
-    }
-    for fault in [Fault::NoSpace, Fault::Io, Fault::Sync] {
-        disk.set_fault(Some(fault));
-        let before = Instant::now();
-        for key in 100..120 {
-            put(&store, key).await.unwrap_err();
+    for options in [OPTIONS, JOURNALED] {
+        let disk = SimulatedDisk::new(1);
+        let store = Embedded::open_simulated(&disk, &options).unwrap();
+        for key in 0..50 {
+            put_somehow(&store, key).await.unwrap();
         }
-        assert!(
-            before.elapsed() < Duration::from_secs(2),
-            "refusals are quick"
-        );
-        disk.set_fault(None);
-        healed(&store, 50).await;
-        assert_eq!(
-            store
-                .read_now(|txn| {
-                    let rows = txn.open_table(ROWS)?;
-                    Ok((0..=50)
-                        .filter(|key| matches!(rows.get(key), Ok(Some(_))))
-                        .count())
-                })
-                .unwrap(),
-            51
-        );
+        for fault in [Fault::NoSpace, Fault::Io, Fault::Sync] {
+            disk.set_fault(Some(fault));
+            let before = Instant::now();
+            for key in 100..120 {
+                put_somehow(&store, key).await.unwrap_err();
+            }
+            assert!(
+                before.elapsed() < Duration::from_secs(2),
+                "refusals are quick"
+            );
+            disk.set_fault(None);
+            healed(&store, 50).await;
+            let kept = store.read_now(|txn| {
+                let rows = txn.open_table(ROWS)?;
+                let is_there = |key: &u64| matches!(rows.get(key), Ok(Some(_)));
+                Ok((0..=50).filter(is_there).count())
+            });
+            assert_eq!(kept.unwrap(), 51);
+        }
     }
 }
 
@@ -209,9 +227,9 @@ async fn a_store_that_failed_while_nobody_wrote_is_opened_again() {
 }
 
 /// Cuts the power while 8 callers write; how many acknowledged rows were lost.
-async fn lost_by_a_power_cut(seed: u64, syncs_work: bool) -> usize {
+async fn lost_by_a_power_cut(seed: u64, syncs_work: bool, options: &Options) -> usize {
     let disk = SimulatedDisk::new(seed);
-    let mut store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
+    let mut store = Embedded::open_simulated(&disk, options).unwrap();
     let mut acknowledged = Vec::new();
     for cut in 0..5 {
         disk.set_syncs_work(syncs_work);
@@ -223,7 +241,7 @@ async fn lost_by_a_power_cut(seed: u64, syncs_work: bool) -> usize {
                     let mut acknowledged = Vec::new();
                     for n in 0..1_000 {
                         let key = (cut * 8 + writer) * 1_000 + n;
-                        if put(&store, key).await.is_err() {
+                        if put_somehow(&store, key).await.is_err() {
                             break;
                         }
                         acknowledged.push(key);
@@ -241,7 +259,7 @@ async fn lost_by_a_power_cut(seed: u64, syncs_work: bool) -> usize {
             acknowledged.extend(writer.await.unwrap());
         }
         drop(store);
-        store = match Embedded::open_simulated(&disk, &OPTIONS) {
+        store = match Embedded::open_simulated(&disk, options) {
             Ok(store) => store,
             // Only a disk that lies can do that.
             Err(error) => {
@@ -262,18 +280,180 @@ async fn lost_by_a_power_cut(seed: u64, syncs_work: bool) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_power_cut_loses_an_acknowledged_write() {
-    for seed in 0..10 {
-        assert_eq!(lost_by_a_power_cut(seed, true).await, 0, "seed {seed}");
+    for options in [OPTIONS, JOURNALED] {
+        for seed in 0..10 {
+            let lost = lost_by_a_power_cut(seed, true, &options).await;
+            assert_eq!(lost, 0, "seed {seed}");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_lies_about_syncs_is_found_out() {
-    let mut lost = 0;
-    for seed in 0..4 {
-        lost += lost_by_a_power_cut(seed, false).await;
+    for options in [OPTIONS, JOURNALED] {
+        let mut lost = 0;
+        for seed in 0..4 {
+            lost += lost_by_a_power_cut(seed, false, &options).await;
+        }
+        assert!(lost > 0);
     }
-    assert!(lost > 0);
+}
+
+#[tokio::test]
+async fn a_journal_costs_a_sync_for_each_commit_and_is_used_again_when_it_is_full() {
+    let disk = SimulatedDisk::new(1);
+    let store = Embedded::open_simulated(&disk, &JOURNALED).unwrap();
+    put(&store, 0).await.unwrap();
+    let before = disk.syncs();
+    for key in 1..=1_500 {
+        put_journaled(&store, key).await.unwrap();
+    }
+    let syncs = disk.syncs() - before;
+    assert!((1_500..1_520).contains(&syncs), "{syncs} syncs");
+    disk.cut_power();
+    drop(store);
+    let store = Embedded::open_simulated(&disk, &JOURNALED).unwrap();
+    assert_eq!(count(&store).unwrap(), 1_501);
+}
+
+#[tokio::test]
+async fn a_power_cut_in_the_middle_of_opening_loses_nothing() {
+    let disk = SimulatedDisk::new(1);
+    let store = Embedded::open_simulated(&disk, &OPTIONS).unwrap();
+    put(&store, 0).await.unwrap();
+    store.close().await;
+    let mut rows = 1;
+    for _ in 0..4 {
+        let mut accesses = 0;
+        loop {
+            let cuts = disk.cuts();
+            disk.cut_power_after(accesses);
+            drop(Embedded::open_simulated(&disk, &JOURNALED));
+            if disk.cuts() == cuts {
+                // It was open before the power would have been cut.
+                break;
+            }
+            accesses += 1;
+        }
+        assert!(accesses > 4, "{accesses} accesses to open it");
+        disk.cut_power();
+        let store = Embedded::open_simulated(&disk, &JOURNALED).unwrap();
+        assert_eq!(count(&store).unwrap(), rows);
+        for _ in 0..3 {
+            put_journaled(&store, rows).await.unwrap();
+            rows += 1;
+        }
+        disk.cut_power();
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_no_commit() {
+    let disk = SimulatedDisk::new(1);
+    let store = Embedded::open_simulated(&disk, &JOURNALED).unwrap();
+    put(&store, 1).await.unwrap();
+    let before = disk.syncs();
+    let looked = store.write_journaled(|txn| {
+        let found = txn.open_table(ROWS)?.get(1)?.is_some();
+        Ok((found, None))
+    });
+    assert!(looked.await.unwrap());
+    assert_eq!(disk.syncs(), before);
+}
+
+/// The database and the journal of a store with rows in either, as kill -9 leaves them,
+/// and how many rows there are.
+async fn killed(path: &Path) -> ([Vec<u8>; 2], u64) {
+    let store = Embedded::open(path, &JOURNALED).unwrap();
+    let rows = 60;
+    for key in 0..rows {
+        // The last ones are in the journal alone.
+        if key < rows / 2 {
+            put_somehow(&store, key).await.unwrap();
+        } else {
+            put_journaled(&store, key).await.unwrap();
+        }
+    }
+    let files = [path.to_owned(), path.with_extension("journal")];
+    (files.map(|file| fs::read(file).unwrap()), rows)
+}
+
+#[tokio::test]
+async fn no_damage_of_one_block_of_the_journal_loses_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([database, journal], rows) = killed(&folder.path().join("rows.redb")).await;
+    let used = journal.iter().rposition(|byte| *byte != 0).unwrap();
+    let path = folder.path().join("damaged.redb");
+    let damage = |range: std::ops::Range<usize>| {
+        let mut damaged = journal.clone();
+        for byte in &mut damaged[range] {
+            *byte ^= 0x55;
+        }
+        fs::write(&path, &database).unwrap();
+        fs::write(path.with_extension("journal"), damaged).unwrap();
+        Embedded::open(&path, &JOURNALED)
+    };
+    for block in 0..=used / 4_096 {
+        for range in [0..1, 9..10, 17..18, 24..28, 30..31, 0..4_096] {
+            let start = block * 4_096;
+            let store = damage(start + range.start..start + range.end).unwrap();
+            assert_eq!(count(&store).unwrap(), rows, "block {block}, {range:?}");
+        }
+    }
+    // Both copies of a frame, with more behind them, or of the first one.
+    for both in [
+        0..8_192,
+        used / 2 / 8_192 * 8_192..(used / 2 / 8_192 + 1) * 8_192,
+    ] {
+        let error = damage(both).unwrap_err().to_string();
+        assert!(error.contains("damaged.journal is damaged"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_is_not_that_of_the_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.redb");
+    let place = path.with_extension("journal");
+    let ([database, journal], rows) = killed(&path).await;
+    let store = Embedded::open(&path, &JOURNALED).unwrap();
+    put_journaled(&store, rows).await.unwrap();
+    let later = fs::read(&place).unwrap();
+    drop(store);
+    let ([_, other], _) = killed(&folder.path().join("other.redb")).await;
+    for wrong in [
+        &journal[..4_096],
+        &vec![0; journal.len()],
+        &other,
+        &[],
+        &later,
+    ] {
+        fs::write(&path, &database).unwrap();
+        fs::write(&place, wrong).unwrap();
+        let error = Embedded::open(&path, &JOURNALED).unwrap_err().to_string();
+        assert!(error.contains("rows.journal is damaged"), "{error}");
+    }
+    fs::remove_file(&place).unwrap();
+    let error = Embedded::open(&path, &JOURNALED).unwrap_err();
+    assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+    fs::write(&place, &journal).unwrap();
+    let store = Embedded::open(&path, &JOURNALED).unwrap();
+    assert_eq!(count(&store).unwrap(), rows);
+}
+
+#[tokio::test]
+async fn a_store_without_a_journal_gets_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.redb");
+    let store = Embedded::open(&path, &OPTIONS).unwrap();
+    put(&store, 1).await.unwrap();
+    store.close().await;
+    for key in 2..5 {
+        let store = Embedded::open(&path, &JOURNALED).unwrap();
+        put_journaled(&store, key).await.unwrap();
+        assert_eq!(count(&store).unwrap(), key);
+        store.close().await;
+    }
 }
 
 #[tokio::test]

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{CommitError, Database, WriteTransaction};
+use redb::{CommitError, Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
 
-use super::{EmbeddedError, Options, Shared, StoreId, file, file::Source};
+use super::{EmbeddedError, Options, Shared, StoreId, file, file::Source, journal::Journal};
 
 /// A commit holds at most this many writes …
 const COMMIT_WRITES: usize = 512;
@@ -29,11 +29,20 @@ pub(super) enum Command {
     Close,
 }
 
+/// In which words the writes of a group can be done again.
+#[derive(Default)]
+pub(super) struct Words {
+    pub(super) records: Vec<Vec<u8>>,
+    /// One of them has none.
+    pub(super) are_missing: bool,
+}
+
 /// A write and the one who waits for it.
 pub(super) trait Job: Send {
     /// Nobody waits for it any more.
     fn abandoned(&self) -> bool;
-    fn run(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error>;
+    fn run(&mut self, transaction: &WriteTransaction, words: &mut Words)
+    -> Result<(), redb::Error>;
     fn answer(self: Box<Self>, outcome: Result<(), EmbeddedError>);
 }
 
@@ -55,16 +64,20 @@ impl<F, T> Pending<F, T> {
 
 impl<F, T> Job for Pending<F, T>
 where
-    F: FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send,
+    F: FnOnce(&WriteTransaction, &mut Words) -> Result<T, redb::Error> + Send,
     T: Send,
 {
     fn abandoned(&self) -> bool {
         self.reply.is_closed()
     }
 
-    fn run(&mut self, transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    fn run(
+        &mut self,
+        transaction: &WriteTransaction,
+        words: &mut Words,
+    ) -> Result<(), redb::Error> {
         if let Some(change) = self.change.take() {
-            self.value = Some(change(transaction)?);
+            self.value = Some(change(transaction, words)?);
         }
         Ok(())
     }
@@ -82,6 +95,8 @@ where
 pub(super) struct Writer {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Command>,
+    /// None where the store has none, or while the database is away.
+    journal: Option<Journal>,
     source: Source,
     id: Option<StoreId>,
     options: Options,
@@ -115,6 +130,7 @@ impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
         queue: mpsc::Receiver<Command>,
+        journal: Option<Journal>,
         source: Source,
         id: Option<StoreId>,
         options: Options,
@@ -122,6 +138,7 @@ impl Writer {
         Self {
             shared,
             queue,
+            journal,
             source,
             id,
             options,
@@ -176,10 +193,11 @@ impl Writer {
         let mut other = None;
         let started = Instant::now();
         let settled = match &*self.shared.database() {
-            Some(database) => {
-                guarded(|| commit_group(database, &self.queue, &mut jobs, &mut other))
-                    .unwrap_or_else(Settled::Unknown)
-            }
+            Some(database) => guarded(|| {
+                let journal = self.journal.as_mut();
+                commit_group(database, journal, &self.queue, &mut jobs, &mut other)
+            })
+            .unwrap_or_else(Settled::Unknown),
             None => Settled::NotStored {
                 error: self.shared.away(),
                 fault: false,
@@ -224,6 +242,7 @@ impl Writer {
         );
         self.set_fault(fault);
         let database = self.shared.replace(None);
+        self.journal = None;
         // Redb writes nothing after a fault, and a panic here has nothing left to break.
         let _ = guarded(|| drop(database));
         self.faults = self.faults.saturating_add(1);
@@ -239,8 +258,9 @@ impl Writer {
         metrics::counter!("drivers_embedded_reopens_total", "store" => self.options.name)
             .increment(1);
         match file::open(&self.source, self.id, &self.options) {
-            Ok(database) => {
+            Ok((database, journal)) => {
                 tracing::info!(store = self.options.name, "the store is open again");
+                self.journal = journal;
                 self.shared.suspect.store(false, Ordering::Release);
                 self.shared.replace(Some(database));
             }
@@ -274,7 +294,8 @@ impl Writer {
             }
         }
         if let Some(database) = self.shared.replace(None) {
-            match guarded(|| database.close()) {
+            let journal = self.journal.take();
+            match guarded(|| close(database, journal)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(store = self.options.name, %error, "the store did not close cleanly");
@@ -290,6 +311,7 @@ impl Writer {
 /// Runs the job in `jobs` and those that wait behind it in one transaction, and commits it.
 fn commit_group(
     database: &Database,
+    journal: Option<&mut Journal>,
     queue: &mpsc::Receiver<Command>,
     jobs: &mut Vec<Box<dyn Job>>,
     other: &mut Option<Command>,
@@ -300,9 +322,10 @@ fn commit_group(
         Err(error) => return Settled::failed(&error.into()),
     };
     transaction.set_two_phase_commit(true);
+    let mut words = Words::default();
     while let Some(job) = jobs.last_mut() {
         if !job.abandoned() {
-            match guarded(|| job.run(&transaction)) {
+            match guarded(|| job.run(&transaction, &mut words)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return abort(transaction, &error, jobs),
                 Err(panic) => {
@@ -326,6 +349,57 @@ fn commit_group(
             Err(_) => break,
         }
     }
+    match journal {
+        None => commit(transaction),
+        Some(journal) if words.are_missing || !journal.has_room_for(&words.records) => {
+            commit_to_the_file(transaction, journal)
+        }
+        Some(journal) => commit_to_the_journal(transaction, journal, &words.records),
+    }
+}
+
+/// Commits to the file of the database, with all that only the journal holds so far.
+fn commit_to_the_file(transaction: WriteTransaction, journal: &mut Journal) -> Settled {
+    if let Err(error) = journal.write_mark(&transaction) {
+        return Settled::failed(&error);
+    }
+    let settled = commit(transaction);
+    if let Settled::Stored = settled {
+        journal.is_in_the_file();
+    }
+    settled
+}
+
+/// Commits in memory what is durable in the journal by then, so that nobody reads what may
+/// be gone again.
+fn commit_to_the_journal(
+    mut transaction: WriteTransaction,
+    journal: &mut Journal,
+    records: &[Vec<u8>],
+) -> Settled {
+    if records.is_empty() {
+        return match transaction.abort() {
+            Ok(()) => Settled::Stored,
+            Err(error) => Settled::failed(&error.into()),
+        };
+    }
+    if let Err(error) = transaction.set_durability(Durability::None) {
+        return Settled::NotStored {
+            error: EmbeddedError::Unavailable(Arc::from(error.to_string())),
+            fault: true,
+        };
+    }
+    match journal.append(records) {
+        // If it fails behind this, it is done again from the journal.
+        Ok(()) => match commit(transaction) {
+            Settled::NotStored { error, .. } => Settled::Unknown(Arc::from(error.to_string())),
+            settled => settled,
+        },
+        Err(error) => Settled::Unknown(Arc::from(error.to_string())),
+    }
+}
+
+fn commit(transaction: WriteTransaction) -> Settled {
     match transaction.commit() {
         Ok(()) => Settled::Stored,
         // Redb has rolled it back.
@@ -335,6 +409,18 @@ fn commit_group(
         },
         Err(error) => Settled::Unknown(Arc::from(error.to_string())),
     }
+}
+
+/// Closes the database with everything in its file.
+fn close(database: Database, journal: Option<Journal>) -> Result<(), redb::Error> {
+    if let Some(mut journal) = journal.filter(Journal::is_ahead) {
+        let mut transaction = database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        journal.write_mark(&transaction)?;
+        transaction.commit()?;
+        journal.is_in_the_file();
+    }
+    Ok(database.close()?)
 }
 
 /// Rolls back because the last job failed. A mistake of its own is told to it alone.
