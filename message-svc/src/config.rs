@@ -33,6 +33,10 @@ pub struct Config {
     /// Most topics whose logs are loaded from the store at a time: 1 to 1,024.
     #[serde(deserialize_with = "within::<_, 1, 1024>")]
     pub loads: u64,
+    /// Most topics that are written to the store at a time: 1 to 10,000. More than the
+    /// store can do at once only makes each write slower.
+    #[serde(deserialize_with = "within::<_, 1, 10_000>")]
+    pub writes: u64,
     /// For how many days a message's stamp is known: 30, which is promised, to 3,650.
     #[serde(deserialize_with = "within::<_, 30, 3_650>")]
     pub stamp_days: u64,
@@ -58,6 +62,7 @@ impl Default for Config {
             queue_entries: 4_096,
             knowledge_bytes: 256 * 1024 * 1024,
             loads: 64,
+            writes: 128,
             stamp_days: 31,
             kept_topics: 100_000,
             kept_memberships: 1_000_000,
@@ -75,6 +80,7 @@ impl Config {
             queue_entries: size(self.queue_entries),
             knowledge_bytes: self.knowledge_bytes,
             loads: size(self.loads),
+            writes: size(self.writes),
             stamp_memory: Duration::from_hours(24)
                 .saturating_mul(u32::try_from(self.stamp_days).unwrap_or(u32::MAX)),
         }

@@ -95,6 +95,8 @@ pub struct LogConfig {
     pub knowledge_bytes: u64,
     /// Most topics that are loaded from the store at a time.
     pub loads: usize,
+    /// Most topics that are written to at a time; the others' messages wait together.
+    pub writes: usize,
     /// How long stamps are known: a retry after this may be appended again.
     pub stamp_memory: Duration,
 }
@@ -108,6 +110,7 @@ impl Default for LogConfig {
             queue_entries: 4_096,
             knowledge_bytes: 256 * 1024 * 1024,
             loads: 64,
+            writes: 128,
             stamp_memory: Duration::from_hours(24 * 31),
         }
     }
@@ -128,6 +131,7 @@ struct Shared {
     topics: Cache<TopicId, Arc<TopicLog>>,
     recent_heads: RecentHeads,
     loads: Semaphore,
+    writes: Semaphore,
     appends: TaskTracker,
 }
 
@@ -152,6 +156,7 @@ impl Log {
                 topics,
                 recent_heads: RecentHeads::new(),
                 loads: Semaphore::new(config.loads),
+                writes: Semaphore::new(config.writes),
                 appends: TaskTracker::new(),
                 config,
             }),

@@ -2,16 +2,18 @@
 
 use std::{
     collections::VecDeque,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use chassis::{call::ActingUser, id::TopicId};
 use tokio::{
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{Outgoing, Sent, Shared, knowledge::Knowledge, lookup::LookedUp, writer::write};
@@ -208,6 +210,10 @@ impl TopicLog {
 /// What a topic takes that has nothing waiting and of which nothing is known.
 const BASE_WEIGHT: u32 = 512;
 
+/// How long a topic is counted among those that are written to: one that hangs keeps no
+/// other from its turn.
+const PLACE: Duration = Duration::from_millis(500);
+
 /// The task that writes for a topic until nothing waits.
 struct Turn {
     topic: Arc<TopicLog>,
@@ -220,17 +226,24 @@ struct Turn {
 
 impl Turn {
     async fn run(mut self) {
-        while let Some(batch) = self.next_batch() {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            // What comes until then goes along.
+            let place = shared.writes.acquire().await;
+            let Some(batch) = self.next_batch() else {
+                break;
+            };
             metrics::histogram!("drivers_message_batch_entries").record(batch.len() as f64);
             let knowledge = self.knowledge.take();
-            let written = write(
-                &self.shared,
-                self.topic.topic,
-                knowledge,
-                &mut self.looked_up,
-                batch,
-            );
-            self.knowledge = written.await;
+            let topic = self.topic.topic;
+            let mut written = pin!(write(&shared, topic, knowledge, &mut self.looked_up, batch));
+            self.knowledge = match timeout(PLACE, &mut written).await {
+                Ok(knowledge) => knowledge,
+                Err(_) => {
+                    drop(place);
+                    written.await
+                }
+            };
         }
     }
 

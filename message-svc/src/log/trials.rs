@@ -203,6 +203,51 @@ fn what_arrives_while_an_append_is_under_way_shares_the_next() {
 }
 
 #[test]
+fn topics_without_end_are_written_to_a_few_at_a_time_and_what_comes_meanwhile_goes_along() {
+    run(async {
+        let mut house = House::new(1_024);
+        house.config.writes = 4;
+        house.store.append_ms.store(50, Relaxed);
+        let log = house.log();
+        let say = |stamp| {
+            let topics = (1..=40).filter_map(TopicId::new);
+            join_all(topics.map(|topic| {
+                let (log, message) = (log.clone(), message(1, stamp, "x"));
+                tokio::spawn(async move { log.send(topic, vec![message], soon()).await })
+            }))
+        };
+        let first = say("a");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let second = say("b");
+        for results in join_all([first, second]).await.into_iter().flatten() {
+            results.unwrap()[0].as_ref().unwrap();
+        }
+        assert_eq!(house.store.most_under_way.load(Relaxed), 4);
+        // Four were under way when there was more to say.
+        assert_eq!(house.store.appends.load(Relaxed), 44);
+    });
+}
+
+#[test]
+fn topics_whose_writes_hang_keep_no_other_from_its_turn() {
+    run(async {
+        let mut house = House::new(1_024);
+        house.config.writes = 2;
+        let log = house.log();
+        house.store.append_ms.store(60_000, Relaxed);
+        for topic in [2, 3].map(|id| TopicId::new(id).unwrap()) {
+            let log = log.clone();
+            tokio::spawn(async move { log.send(topic, vec![message(1, "a", "x")], soon()).await });
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        house.store.append_ms.store(2, Relaxed);
+        let began = Instant::now();
+        send(&log, message(1, "a", "x")).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(1));
+    });
+}
+
+#[test]
 fn a_retry_is_answered_with_the_original_before_any_other_rule() {
     run(async {
         let house = House::new(4);

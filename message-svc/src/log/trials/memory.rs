@@ -39,6 +39,9 @@ pub(crate) enum Fault {
 pub(crate) struct Memory {
     pub(crate) state: Mutex<State>,
     pub(crate) appends: AtomicUsize,
+    /// Of these are under way, and were at most.
+    under_way: AtomicUsize,
+    pub(crate) most_under_way: AtomicUsize,
     pub(crate) entry_reads: AtomicUsize,
     pub(crate) stamp_reads: AtomicUsize,
     pub(crate) head_reads: AtomicUsize,
@@ -133,6 +136,23 @@ impl Memory {
     }
 }
 
+/// An append that is under way.
+struct UnderWay<'a>(&'a AtomicUsize);
+
+impl<'a> UnderWay<'a> {
+    fn begin(memory: &'a Memory) -> Self {
+        let count = memory.under_way.fetch_add(1, Relaxed) + 1;
+        memory.most_under_way.fetch_max(count, Relaxed);
+        Self(&memory.under_way)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 #[async_trait]
 impl LogStore for Memory {
     async fn load(&self, topic: TopicId) -> Result<Option<Tail>, StoreError> {
@@ -178,6 +198,7 @@ impl LogStore for Memory {
         entries: &[Entry],
     ) -> Result<Appended, AppendError> {
         self.appends.fetch_add(1, Relaxed);
+        let _under_way = UnderWay::begin(self);
         tokio::time::sleep(Duration::from_millis(self.append_ms.load(Relaxed) as u64)).await;
         let _free = self.hold.read().await;
         if entries.len() > self.refused_above.load(Relaxed) {
