@@ -1,8 +1,8 @@
 //! The rules of rooms, topics and their members.
 //!
 //! Whether a user may write to a topic is asked for each of his messages, so topics
-//! and memberships that were read are kept for up to [`Limits::kept_for`]. Only a
-//! yes is ever taken from there: before anybody is refused the store is asked again.
+//! and memberships that were read are kept for up to [`Limits::kept_for`], and until they
+//! change where nobody else changes them. Only a yes is ever taken from there: before anybody is refused the store is asked again.
 
 #[cfg(test)]
 pub(crate) mod double;
@@ -42,7 +42,7 @@ pub struct Limits {
     pub topics: u64,
     /// Most memberships that are kept.
     pub memberships: u64,
-    /// For how long: a change that another replica made is known here after that.
+    /// For how long in a store that others change, too: such a change is known here after that.
     pub kept_for: Duration,
 }
 
@@ -82,7 +82,8 @@ pub struct Directory {
     announcer: Arc<dyn MembershipAnnouncer>,
     known_topics: Known<TopicId, Arc<Topic>>,
     known_members: Known<(TopicId, UserId), ()>,
-    kept_for: Duration,
+    /// None while it is known here what has changed.
+    kept_for: Option<Duration>,
 }
 
 impl Directory {
@@ -93,13 +94,14 @@ impl Directory {
         announcer: Arc<dyn MembershipAnnouncer>,
         limits: Limits,
     ) -> Self {
+        let kept_for = store.is_shared().then_some(limits.kept_for);
         Self {
             store,
             log,
             announcer,
-            known_topics: Known::new(limits.topics, limits.kept_for),
-            known_members: Known::new(limits.memberships, limits.kept_for),
-            kept_for: limits.kept_for,
+            known_topics: Known::new(limits.topics, kept_for),
+            known_members: Known::new(limits.memberships, kept_for),
+            kept_for,
         }
     }
 
@@ -417,10 +419,11 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether another replica may still append what it let in before the last change.
+    /// Whether what was let in before the last change, here or by another replica, may still
+    /// be appended.
     async fn is_unsettled(&self, topic: TopicId, owner: UserId) -> Result<bool, Error> {
         let changed_ms = self.store.changed_ms(topic, owner).await?;
-        let admitted_for = self.kept_for + ADMITTED_FOR;
+        let admitted_for = self.kept_for.unwrap_or_default() + ADMITTED_FOR;
         let admitted_for = i64::try_from(admitted_for.as_millis()).unwrap_or(i64::MAX);
         Ok(now_ms() < changed_ms.saturating_add(admitted_for))
     }

@@ -270,6 +270,9 @@ pub enum Joined {
 /// Rooms, topics and members. Ids below [`FIRST_FREE_ID`] are the seed file's.
 #[async_trait]
 pub trait DirectoryStore: Send + Sync + 'static {
+    /// Whether others change it, too: then what was read holds only for a while.
+    fn is_shared(&self) -> bool;
+
     /// Makes a room with an id of the store's choice.
     async fn create_room(&self, title: &str, create_time_ms: i64) -> Result<Room, StoreError>;
     /// Makes exactly this room unless its id is taken; says whether it did.

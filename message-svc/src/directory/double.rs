@@ -27,6 +27,8 @@ pub(crate) struct Double {
     reads: AtomicUsize,
     /// Whether every call fails.
     pub(crate) is_away: AtomicBool,
+    /// Whether nobody else changes it.
+    pub(crate) is_alone: AtomicBool,
     held: Mutex<Option<Arc<Held>>>,
     /// What is said of the last change.
     pub(crate) changed_ms: AtomicI64,
@@ -95,6 +97,10 @@ fn behind<I: Copy + Ord, V: Clone>(
 
 #[async_trait]
 impl DirectoryStore for Double {
+    fn is_shared(&self) -> bool {
+        !self.is_alone.load(SeqCst)
+    }
+
     async fn create_room(&self, title: &str, create_time_ms: i64) -> Result<Room, StoreError> {
         let mut state = self.state()?;
         let last = state.rooms.keys().map(|id| id.get()).max().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What was read of the store lately, shared by all who ask at the same time.
+//! What was read of the store, shared by all who ask at the same time.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -33,13 +33,14 @@ where
     K: Copy + Eq + Hash + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Keeps at most `capacity` values, none for longer than `ttl`.
-    pub(super) fn new(capacity: u64, ttl: Duration) -> Self {
+    /// Keeps at most `capacity` values, none for longer than `ttl` if there is one.
+    pub(super) fn new(capacity: u64, ttl: Option<Duration>) -> Self {
+        let values = Cache::builder().max_capacity(capacity);
         Self {
-            values: Cache::builder()
-                .max_capacity(capacity)
-                .time_to_live(ttl)
-                .build(),
+            values: match ttl {
+                Some(ttl) => values.time_to_live(ttl).build(),
+                None => values.build(),
+            },
             generations: (0..STRIPES).map(|_| AtomicU64::new(0)).collect(),
             hasher: RandomState::new(),
         }

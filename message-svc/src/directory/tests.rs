@@ -40,7 +40,11 @@ async fn house() -> House {
 }
 
 async fn house_with(limits: Limits) -> House {
-    let store = Arc::new(Double::default());
+    house_over(Double::default(), limits).await
+}
+
+async fn house_over(store: Double, limits: Limits) -> House {
+    let store = Arc::new(store);
     let heard = Arc::new(Heard::default());
     let directory = Directory::new(
         Arc::clone(&store) as _,
@@ -269,6 +273,28 @@ async fn what_another_replica_changed_is_known_when_the_time_is_over() {
     tokio::time::timeout(Duration::from_secs(5), refused)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn what_nobody_else_changes_is_known_until_it_changes() {
+    let store = Double::default();
+    store.is_alone.store(true, SeqCst);
+    let limits = Limits {
+        kept_for: Duration::from_millis(1),
+        ..LIMITS
+    };
+    let house = house_over(store, limits).await;
+    let private = house.topic(Visibility::Private, false).await;
+    let joined = house.directory.join(private, user(1), Asker::Service);
+    joined.await.unwrap();
+    house.directory.admit(private, user(1)).await.unwrap();
+    house.store.take_reads();
+    tokio::time::sleep(10 * limits.kept_for).await;
+    house.directory.admit(private, user(1)).await.unwrap();
+    assert_eq!(house.store.take_reads(), 0);
+    house.directory.leave(private, user(1)).await.unwrap();
+    let refused = house.directory.admit(private, user(1)).await;
+    assert!(matches!(refused, Err(Error::NotAMember)), "{refused:?}");
 }
 
 #[tokio::test]

@@ -187,6 +187,10 @@ impl<'txn> Members<'txn> {
 
 #[async_trait]
 impl DirectoryStore for EmbeddedStore {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn create_room(&self, title: &str, create_time_ms: i64) -> Result<Room, StoreError> {
         let title = title.to_owned();
         self.db

@@ -74,6 +74,10 @@ impl Directory {
 
 #[async_trait]
 impl DirectoryStore for ScyllaStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn create_room(&self, title: &str, create_time_ms: i64) -> Result<Room, StoreError> {
         self.directory.rooms.create(title, create_time_ms).await
     }
