@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use proto::message::v1::Visibility;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tempfile::TempDir;
 use tests::account::try_sign_up_as;
 use tests::api::Api;
 use tests::part::free_address;
+use tests::processors::keep_to;
 use tests::server::{Folder, Options, Server};
 
 use crate::crowd::Guests;
@@ -120,9 +120,9 @@ impl Target {
         match self {
             Self::Here(which) => {
                 // A process begins on the processors of the thread that starts it.
-                pin_to(OF_SERVERS)?;
+                keep_to(OF_SERVERS)?;
                 let started = which.start().await;
-                pin_to(OF_LOAD)?;
+                keep_to(OF_LOAD)?;
                 started
             }
             Self::Elsewhere(remote) => Ok(Running {
@@ -374,12 +374,6 @@ fn before() -> Result<PathBuf, String> {
 
 fn centrifuge() -> Result<PathBuf, String> {
     Ok(this()?.with_file_name("load-peer-centrifuge"))
-}
-
-fn pin_to(processor: usize) -> Result<(), String> {
-    let mut set = CpuSet::new();
-    set.set(processor);
-    sched_setaffinity(None, &set).map_err(|error| format!("processor {processor}: {error}"))
 }
 
 fn run(command: &mut Command) -> Result<(), String> {

@@ -23,6 +23,7 @@ pub mod history;
 pub mod http;
 pub mod nats;
 pub mod part;
+pub mod processors;
 pub mod proxy;
 pub mod server;
 pub mod trial;

@@ -26,12 +26,15 @@ mod run;
 mod services;
 mod stack;
 
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 
 use libtest_mimic::{Arguments, Failed};
 use tests::checker::{Limits, check};
 use tests::history::History;
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
@@ -83,10 +86,23 @@ fn seed() -> u64 {
 
 /// Runs a case in a runtime of its own.
 fn in_runtime(case: impl Future<Output = Result<(), Failed>>) -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(case)
+    run(Builder::new_multi_thread().worker_threads(2), case)
+}
+
+/// The same in one thread, which keeps to itself on which processors it runs.
+fn in_one_thread<F>(case: impl FnOnce() -> F + Send) -> Result<(), Failed>
+where
+    F: Future<Output = Result<(), Failed>>,
+{
+    thread::scope(|scope| {
+        let case = scope.spawn(|| run(&mut Builder::new_current_thread(), case()));
+        case.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+fn run(
+    builder: &mut Builder,
+    case: impl Future<Output = Result<(), Failed>>,
+) -> Result<(), Failed> {
+    builder.enable_all().build().unwrap().block_on(case)
 }

@@ -1,5 +1,6 @@
 //! More is offered than a mesh can carry: what it can carry it goes on carrying, the rest
-//! is refused and told so, and once it is over all is as before.
+//! is refused and told so, and once it is over all is as before. Who offers has a processor
+//! to himself, so that offering more takes nothing from those who serve.
 
 mod figures;
 mod load;
@@ -11,13 +12,14 @@ use std::time::Duration;
 use libtest_mimic::{Failed, Trial as Case};
 use tests::history::{Moment, now};
 use tests::part::Part;
+use tests::processors::{keep_to, leave_the_last};
 use tokio::time::sleep;
 
 use self::figures::Span;
 use self::load::Load;
 use crate::crowd::gather;
 use crate::stack::Stack;
-use crate::{in_runtime, number};
+use crate::{in_one_thread, number};
 
 /// One step on the way to the peak, and how long of it does not count.
 const STEP: Duration = Duration::from_secs(3);
@@ -51,7 +53,8 @@ struct Size {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let case = |name: &str, size| Case::test(name, move || in_runtime(what_is_too_much(size)));
+    let case =
+        |name: &str, size| Case::test(name, move || in_one_thread(move || what_is_too_much(size)));
     vec![
         case(
             "overload::three_times_the_peak_is_borne_and_what_is_too_much_is_told",
@@ -72,7 +75,10 @@ pub(crate) fn cases() -> Vec<Case> {
 
 async fn what_is_too_much(size: Size) -> Result<(), Failed> {
     let clients = number("DRIVERS_TRIAL_CLIENTS").unwrap_or(size.clients);
+    // A process begins on the processors of the thread that starts it.
+    let last = leave_the_last()?;
     let stack = Stack::bare_mesh().await;
+    keep_to(last)?;
     let (people, _) = gather(&stack, clients).await;
     let load = Load::connect(&stack, people).await;
 
