@@ -14,7 +14,6 @@ use crate::usage::Hop;
 
 const START: Duration = Duration::from_secs(60);
 const SERVICES: [&str; 3] = ["user", "message", "presence"];
-const SECRET: &str = "of a mesh that is only measured";
 
 /// A mesh that runs, and ends with this.
 pub(crate) struct Mesh {
@@ -24,6 +23,8 @@ pub(crate) struct Mesh {
     services: Vec<(Part, SocketAddr)>,
     nats: Nats,
     cluster: Cluster,
+    /// Which the first service has made.
+    secret: String,
     _folder: TempDir,
 }
 
@@ -31,7 +32,6 @@ impl Mesh {
     pub(crate) async fn start() -> Result<Self, String> {
         let folder = TempDir::new().map_err(|error| error.to_string())?;
         let secret = folder.path().join("secret");
-        fs::write(&secret, SECRET).map_err(|error| error.to_string())?;
         let (cluster, nats) = futures::future::join(Cluster::start(1), Nats::start()).await;
         let store = cluster.url(&new_keyspace());
         let part = |name: &str| {
@@ -67,12 +67,14 @@ impl Mesh {
             });
         gateway.start();
         gateway.ready_within(START).await;
+        let secret = fs::read_to_string(&secret).map_err(|error| error.to_string())?;
         Ok(Self {
             address,
             gateway,
             services,
             nats,
             cluster,
+            secret: secret.trim().to_owned(),
             _folder: folder,
         })
     }
@@ -104,6 +106,6 @@ impl Mesh {
                 .get(number)
                 .map_or(self.address, |(_, at)| *at)
         };
-        Api::at([0, 1, 2].map(place), SECRET)
+        Api::at([0, 1, 2].map(place), &self.secret)
     }
 }
