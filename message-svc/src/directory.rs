@@ -2,7 +2,8 @@
 //!
 //! Whether a user may write to a topic is asked for each of his messages, so topics
 //! and memberships that were read are kept for up to [`Limits::kept_for`], and until they
-//! change where nobody else changes them. Only a yes is ever taken from there: before anybody is refused the store is asked again.
+//! change where nobody else changes them. Only a yes is ever taken from there: before
+//! anybody is refused the store is asked again.
 
 #[cfg(test)]
 pub(crate) mod double;

@@ -227,12 +227,10 @@ struct Turn {
 impl Turn {
     async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
-        loop {
+        while self.has_work() {
             // What comes until then goes along.
             let place = shared.writes.acquire().await;
-            let Some(batch) = self.next_batch() else {
-                break;
-            };
+            let batch = TopicLog::next_batch(&mut self.topic.queue(), &shared);
             metrics::histogram!("drivers_message_batch_entries").record(batch.len() as f64);
             let knowledge = self.knowledge.take();
             let topic = self.topic.topic;
@@ -247,12 +245,12 @@ impl Turn {
         }
     }
 
-    /// The next batch; when there is none, gives the knowledge back within the
+    /// Whether something waits; when nothing does, gives the knowledge back within the
     /// same lock, so that no message is left without a writer.
-    fn next_batch(&mut self) -> Option<VecDeque<Waiting>> {
+    fn has_work(&mut self) -> bool {
         let mut queue = self.topic.queue();
         if !queue.waiting.is_empty() {
-            return Some(TopicLog::next_batch(&mut queue, &self.shared));
+            return true;
         }
         let weight = BASE_WEIGHT + self.knowledge.as_ref().map_or(0, Knowledge::weight);
         queue.writer = Writer::Idle(self.knowledge.take());
@@ -264,7 +262,7 @@ impl Turn {
                 .topics
                 .insert(self.topic.topic, Arc::clone(&self.topic));
         }
-        None
+        false
     }
 }
 
