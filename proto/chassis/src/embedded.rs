@@ -51,9 +51,11 @@ pub(crate) use file::sync_folder;
 pub use file::{OpenError, StoreId};
 pub use folder::DataFolder;
 #[cfg(any(test, feature = "testing"))]
-pub use simulated_disk::{Fault, SimulatedDisk, StoreFile};
+pub use simulated_disk::{Fault, SimulatedDisk};
 
 use file::Source;
+#[cfg(any(test, feature = "testing"))]
+use simulated_disk::StoreFile;
 use writer::{Command, Pending, Words, Writer};
 
 /// How an embedded store is opened.

@@ -26,6 +26,8 @@ use super::{
 const BLOCK: usize = 4_096;
 /// Blocks of the file: 4 MiB.
 const BLOCKS: usize = 1_024;
+/// The block behind the two copies of the first frame.
+const FIRST_PLACE: usize = 2;
 /// Records between two commits to the file: more would be done again after a crash, and
 /// make the next commit to the file, which writes about a page for each, too long.
 const MOST_RECORDS: usize = 2_048;
@@ -243,9 +245,6 @@ impl Journal {
         })
     }
 }
-
-/// The block behind the two copies of the first frame.
-const FIRST_PLACE: usize = 2;
 
 struct Frame<'a> {
     generation: u64,

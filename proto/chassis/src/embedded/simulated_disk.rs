@@ -30,8 +30,8 @@ pub struct SimulatedDisk {
 }
 
 /// The files of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreFile {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum StoreFile {
     /// The database.
     Database,
     /// What was committed since it was last written to.

@@ -413,12 +413,11 @@ fn commit(transaction: WriteTransaction) -> Settled {
 
 /// Closes the database with everything in its file.
 fn close(database: Database, journal: Option<Journal>) -> Result<(), redb::Error> {
-    if let Some(mut journal) = journal.filter(Journal::is_ahead) {
+    if let Some(journal) = journal.filter(Journal::is_ahead) {
         let mut transaction = database.begin_write()?;
         transaction.set_two_phase_commit(true);
         journal.write_mark(&transaction)?;
         transaction.commit()?;
-        journal.is_in_the_file();
     }
     Ok(database.close()?)
 }
