@@ -27,6 +27,12 @@ cases! {
 const EVENT: &str = "message_events";
 /// From stalling to the end: 10 seconds without progress, and the time to fill what lies between.
 const CUT_OFF: Duration = Duration::from_secs(40);
+/// Those who stop reading.
+const STALLED: [Eio; 4] = [Eio::V3, Eio::V4, Eio::V3, Eio::V4];
+/// What a server may grow by; MiB. 64 are the embedded store's cache, which fills with
+/// the messages. If it kept all 24 KiB for each of the stalled, 1,400 messages, as many
+/// as a slow machine sends, were 131 more.
+const MEMORY: u64 = 128;
 
 /// Signs in by hand.
 async fn sign_in(ws: &mut Ws, user: &User) {
@@ -211,13 +217,13 @@ async fn keep_pace(scene: &Scene, mut stop: tokio::sync::oneshot::Receiver<()>) 
         slowest < Duration::from_secs(2),
         "a message took {slowest:?}"
     );
-    assert!(grown < 96, "memory grew by {grown} MiB");
+    assert!(grown < MEMORY, "memory grew by {grown} MiB");
 }
 
 async fn long_a_stalled_websocket_is_cut_off_and_others_keep_pace(_: World) {
     let scene = scene().await;
     let mut stalled = Vec::new();
-    for eio in Eio::BOTH {
+    for eio in STALLED {
         let mut ws = Ws::connect(scene.server.at.public, eio).await.unwrap();
         sign_in(&mut ws, &scene.users[2]).await;
         stalled.push(ws.into_tcp());
@@ -247,7 +253,7 @@ async fn long_a_stalled_websocket_is_cut_off_and_others_keep_pace(_: World) {
 async fn long_who_stops_polling_is_cut_off_and_others_keep_pace(_: World) {
     let scene = scene().await;
     let mut stalled = Vec::new();
-    for eio in Eio::BOTH {
+    for eio in STALLED {
         let mut session = Polling::connect(scene.server.at.public, eio).await.unwrap();
         sign_in_polling(&mut session, &scene.users[2]).await;
         stalled.push(session);
