@@ -30,7 +30,7 @@ use crate::{
     identity::{InProcess, Secret},
     methods::{self, Method},
     server::Services,
-    status::{self, Refusal},
+    status::{self, Refusal, TOO_LATE},
     tls::{Mutual, PeerName, Reloaded},
 };
 
@@ -251,6 +251,8 @@ impl Channel {
     }
 
     /// One try, answered whole. Whatever goes wrong on the way is UNAVAILABLE.
+    ///
+    /// The server is told how long the try lasts, so that it can say in time how far it got.
     async fn one_try(
         &self,
         parts: Parts,
@@ -259,28 +261,41 @@ impl Channel {
         tried: &mut Tried,
     ) -> Response<Body> {
         let end = call.deadline.min(Instant::now() + self.try_limit);
+        let this_try = Call {
+            // Behind ours, as tonic's own timer is to be.
+            deadline: call.deadline.min(end + 2 * TIMER_SLACK),
+            ..call.clone()
+        };
         let picked = self.transport.pick(call.topic, tried);
         let Ok(target) = timeout_at(end, picked).await else {
             return nobody_there();
         };
         let answered = async {
-            let response = target.send_once(&parts, &message, call).await?;
+            let response = target.send_once(&parts, &message, &this_try).await?;
             let (parts, body) = response.into_parts();
             let body = Limited::new(body, MAX_RESPONSE_BYTES).collect().await?;
             Ok(whole(parts, body))
         };
-        let answered = timeout_at(end, answered).await;
+        // A task that was woken late finds tonic's timer over, too: no fault of the connection.
+        let answered = (timeout_at(end, answered).await.ok())
+            .filter(|answer| answer.is_ok() || Instant::now() < end);
         let too_late = call.time_left() <= TIMER_SLACK;
         target.note(match &answered {
-            Ok(answer) if answer.is_ok() || !too_late => outcome_of(answer),
-            Err(_) if !too_late => Outcome::TimedOut,
+            Some(answer) if answer.is_ok() || !too_late => outcome_of(answer),
+            None if !too_late => Outcome::TimedOut,
             _ => Outcome::Doubtful,
         });
+        if answered.is_none() && call.topic.is_some() && target.is_only_busy() {
+            tried.stay();
+        }
         match answered {
-            Ok(Ok(response)) => response,
-            _ if too_late => Refusal::too_late().into_response(),
-            Ok(Err(error)) => transport_failed(&error),
-            Err(_) => unavailable("TRY_TIMED_OUT", "the service did not answer in time"),
+            Some(Ok(response)) if end == call.deadline || !is_too_late(&response) => response,
+            Some(Err(_)) | None if too_late => Refusal::too_late().into_response(),
+            Some(Err(error)) => transport_failed(&error),
+            // The service has noticed it, or has not.
+            Some(Ok(_)) | None => {
+                unavailable("TRY_TIMED_OUT", "the service did not answer in time")
+            }
         }
     }
 }
@@ -331,6 +346,14 @@ impl Target {
                 Err(error) if closed < MAX_CLOSED && was_not_sent(&error) => closed += 1,
                 sent => return sent,
             }
+        }
+    }
+
+    /// Whether who has not answered in time has answered others.
+    fn is_only_busy(&self) -> bool {
+        match self {
+            Self::Local(_) => false,
+            Self::Remote(replica) => replica.answers_others(),
         }
     }
 
@@ -401,6 +424,14 @@ fn whole(parts: http::response::Parts, body: http_body_util::Collected<Bytes>) -
         return unavailable("PROXY_REFUSED", "a proxy on the way refused the call");
     }
     Response::from_parts(parts, Body::new(body))
+}
+
+/// Whether the server's layers answer that the time is over; a method may mean another one.
+fn is_too_late(response: &Response<Body>) -> bool {
+    Status::from_header_map(response.headers()).is_some_and(|status| {
+        status.code() == Code::DeadlineExceeded
+            && status::reason(&status).as_deref() == Some(TOO_LATE)
+    })
 }
 
 /// The code in the headers; an answer without one is good until its trailers.

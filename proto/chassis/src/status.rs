@@ -27,6 +27,9 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
+/// The reason in the answer of a server whose caller's time is over.
+pub(crate) const TOO_LATE: &str = "DEADLINE_EXCEEDED";
+
 impl Refusal {
     /// A refusal by the layers around a service, with no details but its reason.
     pub(crate) fn of_layer(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
@@ -44,7 +47,7 @@ impl Refusal {
     pub(crate) fn too_late() -> Self {
         Self::of_layer(
             Code::DeadlineExceeded,
-            "DEADLINE_EXCEEDED",
+            TOO_LATE,
             "the call's time ran out before it was answered",
         )
     }

@@ -206,6 +206,11 @@ impl InFlight {
     }
 
     /// Takes it in what the call says about the replica.
+    /// Whether the replica has answered others since this call began.
+    pub(super) fn answers_others(&self) -> bool {
+        self.replica.line.has_answered_since(self.answers_before)
+    }
+
     pub(super) fn note(&self, outcome: Outcome) {
         let line = &self.replica.line;
         match outcome {
@@ -215,12 +220,12 @@ impl InFlight {
             }
             Outcome::Doubtful => {}
             Outcome::Broken => line.is_not_well("broken"),
+            // One that answers others meanwhile is busy; were it left, its work would fall to
+            // the rest, who are no less so.
+            Outcome::TimedOut if self.answers_others() => {}
             Outcome::TimedOut => {
                 line.is_not_well("timed_out");
-                // Nobody else was answered meanwhile, either.
-                if line.answers.load(Ordering::Relaxed) == self.answers_before {
-                    line.connect_again(self.connection.number);
-                }
+                line.connect_again(self.connection.number);
             }
         }
         line.trouble.notify_one();
@@ -251,6 +256,10 @@ impl Line {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_answered_since(&self, answers_before: u64) -> bool {
+        self.answers.load(Ordering::Relaxed) != answers_before
     }
 
     fn is_well(&self) {
@@ -332,7 +341,9 @@ async fn watch(line: Arc<Line>) {
             // The pauses here are enough; those of the connector would come on top.
             line.dialer.hurry();
             let connection = line.lock().clone();
+            let answers_before = line.answers.load(Ordering::Relaxed);
             match line.health(&connection, limit).await {
+                Health::Silent if line.has_answered_since(answers_before) => break,
                 Health::Serving => {
                     line.is_well();
                     break;

@@ -28,11 +28,22 @@ pub(super) struct Replicas {
 
 /// Those that a call was made to already, in order.
 #[derive(Default)]
-pub(super) struct Tried(Vec<Arc<Replica>>);
+pub(super) struct Tried {
+    replicas: Vec<Arc<Replica>>,
+    has_stayed: bool,
+}
 
 impl Tried {
     pub(super) fn push(&mut self, replica: &Arc<Replica>) {
-        self.0.push(Arc::clone(replica));
+        self.replicas.push(Arc::clone(replica));
+    }
+
+    /// The last one is only busy: the next try goes to it, too, if it is the first to do so.
+    /// What it has begun for a topic another would begin again, and stand in its way.
+    pub(super) fn stay(&mut self) {
+        if !std::mem::replace(&mut self.has_stayed, true) {
+            self.replicas.pop();
+        }
     }
 }
 
@@ -138,8 +149,12 @@ impl Set {
 fn choose(known: &[Arc<Replica>], topic: Option<TopicId>, tried: &Tried) -> Option<Arc<Replica>> {
     let is = |one: &Arc<Replica>, other: &Arc<Replica>| Arc::ptr_eq(one, other);
     let rank = |replica: &Arc<Replica>| {
-        let is_last = tried.0.last().is_some_and(|last| is(last, replica));
-        let times = tried.0.iter().filter(|other| is(other, replica)).count();
+        let is_last = tried.replicas.last().is_some_and(|last| is(last, replica));
+        let times = tried
+            .replicas
+            .iter()
+            .filter(|other| is(other, replica))
+            .count();
         (replica.is_down(), is_last, times)
     };
     // Another task may change what is well, so each is ranked once.

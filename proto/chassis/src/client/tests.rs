@@ -35,6 +35,8 @@ enum Answer {
     After(Duration),
     Fail(Code),
     Hang,
+    /// Shortly before the time is over that the server was told of.
+    InTime,
     RetryAfter(Duration),
     FailBehindAMessage(Code),
     Proxy(http::StatusCode),
@@ -53,7 +55,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let left = (request.extensions().get::<Call>()).map_or(Duration::MAX, Call::time_left);
         let answer = (self.answer)(self.requests.fetch_add(1, Ordering::SeqCst));
         Box::pin(async move {
             Ok(match answer {
@@ -71,6 +74,10 @@ where
                 }
                 Answer::Fail(code) => Status::new(code, "scripted").into_http(),
                 Answer::Hang => std::future::pending().await,
+                Answer::InTime => {
+                    tokio::time::sleep(left.saturating_sub(Duration::from_millis(50))).await;
+                    message(vec![0; 5], Code::Ok)
+                }
                 Answer::RetryAfter(delay) => Refusal {
                     retry_after: Some(delay),
                     ..Refusal::of_layer(Code::Unavailable, "BUSY", "scripted")
@@ -225,6 +232,42 @@ async fn a_try_that_hangs_is_cut_off_and_made_again() {
         assert_eq!(error.code(), Code::Unavailable);
         assert_eq!(status::reason(&error).as_deref(), Some("TRY_TIMED_OUT"));
         assert_eq!(rig.took(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_knows_when_a_try_ends_and_can_answer_in_time() {
+    let rig = Rig::new(|_| Answer::InTime);
+    let config = ClientConfig {
+        try_limit_ms: 300,
+        ..ClientConfig::default()
+    };
+    for channel in rig.both().await {
+        let started = Instant::now();
+        let channel = channel.with_limits(&config);
+        get_user(&channel, LIMIT).await.unwrap();
+        assert_eq!(rig.took(), 1);
+        assert!(started.elapsed() < Duration::from_millis(300));
+    }
+}
+
+/// tonic's timer for the same try is over by then, too, and says that the connection is at fault.
+#[tokio::test]
+async fn a_try_that_notices_late_that_it_is_over_has_timed_out() {
+    let rig = Rig::new(|_| Answer::Hang);
+    let config = ClientConfig {
+        try_limit_ms: 100,
+        ..ClientConfig::default()
+    };
+    for channel in rig.both().await {
+        let channel = channel.with_limits(&config);
+        let busy = tokio::spawn(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            std::thread::sleep(Duration::from_millis(150));
+        });
+        let error = issue_token(&channel, LIMIT).await.unwrap_err();
+        busy.await.unwrap();
+        assert_eq!(status::reason(&error).as_deref(), Some("TRY_TIMED_OUT"));
     }
 }
 

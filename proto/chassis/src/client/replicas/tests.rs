@@ -52,12 +52,12 @@ async fn who_is_down_or_was_tried_comes_last() {
         let mut tried = Tried::default();
         for _ in 0..3 {
             let chosen = choose(&known, topic, &tried).unwrap();
-            assert!(!tried.0.iter().any(|it| Arc::ptr_eq(it, &chosen)));
+            assert!(!tried.replicas.iter().any(|it| Arc::ptr_eq(it, &chosen)));
             tried.push(&chosen);
         }
         // All were tried: any but the last one.
         let chosen = choose(&known, topic, &tried).unwrap();
-        assert!(!Arc::ptr_eq(&chosen, tried.0.last().unwrap()));
+        assert!(!Arc::ptr_eq(&chosen, tried.replicas.last().unwrap()));
     }
     let [one, other, third] = known.as_slice() else {
         unreachable!("there are three");
@@ -71,6 +71,24 @@ async fn who_is_down_or_was_tried_comes_last() {
     for topic in topics() {
         let chosen = choose(&known, Some(topic), &tried).unwrap();
         assert!(Arc::ptr_eq(&chosen, one), "one that is down was preferred");
+    }
+}
+
+#[tokio::test]
+async fn who_is_only_busy_keeps_a_topic_for_one_more_try() {
+    let replicas = replicas("http://a:1,http://b:1,http://c:1");
+    let known = replicas.set.known.borrow().clone();
+    for topic in topics() {
+        let mut tried = Tried::default();
+        let mut next = || {
+            let chosen = choose(&known, Some(topic), &tried).unwrap();
+            tried.push(&chosen);
+            tried.stay();
+            chosen
+        };
+        let (first, second, third) = (next(), next(), next());
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(!Arc::ptr_eq(&first, &third));
     }
 }
 

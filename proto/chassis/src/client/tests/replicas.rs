@@ -141,6 +141,24 @@ async fn a_replica_that_hangs_is_left_within_two_seconds() {
 }
 
 #[tokio::test]
+async fn a_replica_that_answers_others_meanwhile_is_not_left() {
+    let hangs = Replica::new(|_| Answer::Ok).await;
+    hangs.mode.send_replace(Mode::Hangs);
+    let peers = format!("http://{}", hangs.address).parse().unwrap();
+    let credentials = Credentials::Secret(secret());
+    let replicas = Replicas::new("test", &peers, credentials, Names::of_the_system()).unwrap();
+    let tried = Tried::default();
+    let begin = || replicas.pick(None, &tried);
+    let (slow, quick) = (begin().await, begin().await);
+    quick.note(Outcome::Answered);
+    slow.note(Outcome::TimedOut);
+    assert!(!slow.replica().is_down());
+    let silent = begin().await;
+    silent.note(Outcome::TimedOut);
+    assert!(silent.replica().is_down());
+}
+
+#[tokio::test]
 async fn a_caller_in_a_hurry_finds_out_too() {
     let replicas = several(2).await;
     let channel = channel(&replicas);
