@@ -37,8 +37,11 @@ use crate::{
 /// Most messages of one call.
 const MAX_MESSAGES: usize = 256;
 
-/// So much before the caller stops waiting the log has to say what it knows of each message.
-const ANSWER_MARGIN: Duration = Duration::from_millis(20);
+/// By so much of his time, and at most by so much, before the caller stops waiting the log has
+/// to say what it knows of each message. On a machine with too much to do an answer is long on
+/// its way, and one that comes too late is asked for again, of another replica.
+const ANSWER_MARGIN: f64 = 0.2;
+const MAX_ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 /// A page of entries ends with the one that fills this, well below what gRPC carries in one message.
 const PAGE_BYTES: usize = 1024 * 1024;
@@ -127,8 +130,8 @@ impl Api {
             .collect();
         let mut sent = Vec::new();
         if !well_formed.is_empty() {
-            let deadline = call.deadline.checked_sub(ANSWER_MARGIN);
-            let deadline = deadline.unwrap_or(call.deadline);
+            let margin = call.time_left().mul_f64(ANSWER_MARGIN);
+            let deadline = call.deadline - margin.min(MAX_ANSWER_MARGIN);
             sent = self.log.send(topic, well_formed, deadline).await;
         }
         let mut sent = sent.into_iter();

@@ -70,6 +70,15 @@ impl LookedUp {
         self.entries.get(&(owner, stamp.clone())).cloned()
     }
 
+    /// Keeps an entry that will be asked for.
+    pub(super) fn keep(&mut self, placed: Placed) {
+        if self.entries.len() >= ENTRIES {
+            self.entries.clear();
+        }
+        let stamp = (placed.entry.owner, placed.entry.stamp.clone());
+        self.entries.insert(stamp, placed);
+    }
+
     /// Reads the entries in these slots.
     pub(super) async fn read(
         &mut self,
@@ -87,8 +96,7 @@ impl LookedUp {
             self.entries.clear();
         }
         for placed in pages.into_iter().flatten() {
-            let stamp = (placed.entry.owner, placed.entry.stamp.clone());
-            self.entries.insert(stamp, placed);
+            self.keep(placed);
         }
         Ok(())
     }

@@ -184,6 +184,30 @@ fn who_has_gone_does_not_stand_in_front_of_his_own_retry() {
 }
 
 #[test]
+fn who_has_gone_while_his_message_was_written_is_answered_without_a_read() {
+    run(async {
+        let house = House::new(1_024);
+        let log = house.log();
+        send(&log, message(1, "warm", "up")).await.unwrap();
+        let held = house.store.hold.write().await;
+        let sending = send(&log, message(1, "a", "x"));
+        let gone = tokio::time::timeout(Duration::from_millis(5), sending).await;
+        assert!(gone.is_err());
+        let retry = tokio::spawn({
+            let log = log.clone();
+            async move { send(&log, message(1, "a", "x")).await }
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let before = house.store.entry_reads.load(Relaxed);
+        drop(held);
+        let sent = retry.await.unwrap().unwrap();
+        assert!(sent.duplicate);
+        assert_eq!(sent.placed.seq.get(), 2);
+        assert_eq!(house.store.entry_reads.load(Relaxed), before);
+    });
+}
+
+#[test]
 fn what_arrives_while_an_append_is_under_way_shares_the_next() {
     run(async {
         let house = House::new(1_024);
@@ -455,8 +479,8 @@ fn a_store_that_is_away_is_given_up_soon_and_only_what_may_be_stored_is_unknown(
                 [
                     Err(Error::OutcomeUnknown),
                     Err(Error::OutcomeUnknown),
-                    Err(Error::NotStored(_)),
-                    Err(Error::NotStored(_))
+                    Err(Error::Store(_)),
+                    Err(Error::Store(_))
                 ]
             ),
             "{results:?}"

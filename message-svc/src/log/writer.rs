@@ -104,7 +104,7 @@ fn give_up(topic: TopicId, batch: VecDeque<Waiting>, error: &StoreError) -> Opti
             }
             Error::OutcomeUnknown
         } else {
-            Error::NotStored("the store is unavailable")
+            Error::Store(error.clone())
         };
         waiting.answer(Err(answer));
     }
@@ -190,6 +190,10 @@ async fn write_run(
                 .collect();
             shared.announcer.appended(&placed);
             for (waiting, placed) in waiting.drain(..count).zip(placed) {
+                // Whose caller has gone comes again.
+                if waiting.is_abandoned() {
+                    asked.looked_up.keep(placed.clone());
+                }
                 waiting.answer(Ok(Sent {
                     placed,
                     duplicate: false,

@@ -253,10 +253,10 @@ async fn what_a_store_says_when_it_fails_is_not_told() {
     };
     let status = client.send_message(by_person(15, request)).await;
     let status = status.unwrap_err();
-    let why = "the message was not stored: the store is unavailable";
+    let why = "the store is unavailable";
     assert_eq!(status.message(), why);
-    let not_stored = refused(Code::Unavailable, "NOT_STORED", &[]);
-    assert_eq!(details(Err::<(), _>(status)), not_stored);
+    let store_unavailable = refused(Code::Unavailable, "STORE_UNAVAILABLE", &[]);
+    assert_eq!(details(Err::<(), _>(status)), store_unavailable);
 
     let request = pb::SendMessagesRequest {
         topic_id: 1,
@@ -266,14 +266,11 @@ async fn what_a_store_says_when_it_fails_is_not_told() {
     let Some(Outcome::Failure(failure)) = &answer.get_ref().results[0].outcome else {
         panic!("sent: {answer:?}")
     };
-    assert_eq!(failure.reason(), ErrorReason::NotStored);
+    assert_eq!(failure.reason(), ErrorReason::StoreUnavailable);
     assert_eq!(failure.message, why);
 
     let answer = client.get_topic(pb::GetTopicRequest { topic_id: 1 }).await;
-    assert_eq!(
-        details(answer),
-        refused(Code::Unavailable, "STORE_UNAVAILABLE", &[])
-    );
+    assert_eq!(details(answer), store_unavailable);
 }
 
 #[tokio::test]

@@ -109,7 +109,9 @@ impl Witness {
                     assert_eq!(*first, sent.placed, "a stamp was told two places");
                 }
                 Err(Error::StampReused) => self.reused.lock().unwrap().push(message),
-                Err(Error::OutcomeUnknown | Error::NotStored(_)) => again.push(message),
+                Err(Error::OutcomeUnknown | Error::NotStored(_) | Error::Store(_)) => {
+                    again.push(message)
+                }
                 Err(other) => panic!("{other:?}"),
             }
         }
