@@ -536,7 +536,7 @@ impl TopicFeed {
             match verdict {
                 Verdict::Sent(sent) => self.answer_sent(outgoing, &sent),
                 Verdict::Failed(code, sentence) => outgoing.fail(code, &sentence),
-                Verdict::Again => outgoing.fail_unavailable(),
+                Verdict::Again | Verdict::Busy => outgoing.fail_unavailable(),
             }
         }
     }

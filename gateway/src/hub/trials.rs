@@ -149,6 +149,21 @@ async fn a_services_absence_is_bridged_and_the_order_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_did_not_come_to_it_in_time_is_asked_again_at_once() {
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let takes = Duration::from_millis(800);
+    stage.log.each_message_takes(takes);
+    stage.log.trouble(Trouble::NotStored, 5);
+    let began = Instant::now();
+    stage.send(&sender, message("s", "x"));
+    assert_eq!(sender.sent(HEALED * 2).await.0, 1);
+    let pauses = began.elapsed() - 6 * takes;
+    assert!(pauses < Duration::from_millis(50), "{pauses:?}");
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_whose_outcome_stays_open_holds_up_nobody_elses() {
     let stage = Stage::new(calm());
     let mut removed = stage.sign_in(1).await;

@@ -244,6 +244,8 @@ pub(super) enum Verdict {
     Failed(FailCode, String),
     /// Nothing is known, or nothing was stored for a reason that may pass.
     Again,
+    /// Nothing was stored, for there is more to do than is done in time.
+    Busy,
 }
 
 pub(super) fn judge(outcome: Result<Outcome, Status>) -> Verdict {
@@ -275,10 +277,10 @@ fn judge_failure(failure: &SendFailure) -> Verdict {
         ),
         ErrorReason::ReplyNotFound => failed(FailCode::ReplyNotFound),
         ErrorReason::StampReused => failed(FailCode::StampReused),
-        ErrorReason::Unspecified
-        | ErrorReason::OutcomeUnknown
-        | ErrorReason::NotStored
-        | ErrorReason::StoreUnavailable => Verdict::Again,
+        ErrorReason::NotStored => Verdict::Busy,
+        ErrorReason::Unspecified | ErrorReason::OutcomeUnknown | ErrorReason::StoreUnavailable => {
+            Verdict::Again
+        }
     }
 }
 

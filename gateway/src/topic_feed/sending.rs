@@ -12,7 +12,7 @@ use super::{
     CALL_LIMIT,
     outgoing::{Answered, Batch, Outgoing, Verdict, judge},
     pace::Pace,
-    window::Window,
+    window::{SLOW, Went, Window},
 };
 
 /// Messages of sockets here that wait for one topic.
@@ -111,12 +111,16 @@ impl Sending {
         // What failed for a reason that may pass is sent again, unless a later
         // message of the same socket is in the log already. What its sender was told
         // of as a listener can't fail any more: it is sent again to hear so.
+        let mut is_busy = true;
         for (outgoing, outcome) in answered.into_iter().rev() {
             let verdict = judge(outcome);
             let id = outgoing.session.session_id;
+            is_busy &= matches!(verdict, Verdict::Busy);
             match verdict {
-                Verdict::Again if is_told(&outgoing) => again.push_front(outgoing),
-                Verdict::Again if !settled_later.contains(&id) && !outgoing.is_late(now) => {
+                Verdict::Again | Verdict::Busy
+                    if is_told(&outgoing)
+                        || !settled_later.contains(&id) && !outgoing.is_late(now) =>
+                {
                     again.push_front(outgoing);
                 }
                 verdict => {
@@ -128,12 +132,18 @@ impl Sending {
             }
         }
         // One message whose outcome stays open for a while holds up nobody else's.
-        let succeeded = again.is_empty() || !settled.is_empty();
+        let went = match again.is_empty() || !settled.is_empty() {
+            true => Went::Well,
+            false if is_busy => Went::Busy,
+            false => Went::Badly,
+        };
         again.append(&mut self.waiting);
         self.waiting = again;
-        self.pace.note(succeeded);
         let began = self.since.take().unwrap_or(now);
-        self.window.note(count, began, now, succeeded);
+        // A service that kept us waiting has a place for the topic, which comes up while we pause.
+        let keeps_a_place = went == Went::Busy && now.saturating_duration_since(began) > SLOW;
+        self.pace.note(went == Went::Well || keeps_a_place);
+        self.window.note(count, began, now, went);
         settled.reverse();
         settled
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// A call that takes longer than this was too large; a try ends at a second.
-const SLOW: Duration = Duration::from_millis(500);
+pub(super) const SLOW: Duration = Duration::from_millis(500);
 /// One that takes no longer than this may be larger. A distant database alone takes 200.
 const QUICK: Duration = Duration::from_millis(250);
 /// Messages of a call, at least, at first and at most.
@@ -23,8 +23,17 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Window {
     size: usize,
-    /// Since when no call has failed.
+    /// Since when no call has gone badly.
     flows_since: Option<Instant>,
+}
+
+/// How a call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Went {
+    Well,
+    /// The service is there, and did not come to it in time.
+    Busy,
+    Badly,
 }
 
 impl Default for Window {
@@ -45,17 +54,18 @@ impl Window {
     /// Notes how a call of so many messages went that has just ended. One that failed at once
     /// says nothing of how much there is to do: a service may be away. One that went quickly
     /// says so only of as many as it had.
-    pub(super) fn note(&mut self, count: usize, began: Instant, now: Instant, succeeded: bool) {
+    pub(super) fn note(&mut self, count: usize, began: Instant, now: Instant, went: Went) {
         let took = now.saturating_duration_since(began);
         if took > SLOW {
-            let smaller = self.size / if succeeded { 2 } else { 4 };
+            let smaller = self.size / if went == Went::Badly { 4 } else { 2 };
             self.size = smaller.max(LEAST);
-        } else if took < QUICK && succeeded {
+        } else if took < QUICK && went == Went::Well {
             self.size = self.size.max((count * 2).min(MOST));
         }
-        self.flows_since = match (succeeded, self.flows_since) {
-            (true, since) => since.or(Some(now)),
-            (false, _) => None,
+        self.flows_since = match went {
+            Went::Well => self.flows_since.or(Some(now)),
+            Went::Busy => self.flows_since,
+            Went::Badly => None,
         };
     }
 
@@ -76,18 +86,18 @@ mod tests {
         let now = Instant::now();
         let (slow, quick) = (now - 2 * SLOW, now - QUICK / 2);
         for _ in 0..10 {
-            window.note(window.size(), quick, now, true);
+            window.note(window.size(), quick, now, Went::Well);
         }
         assert_eq!(window.size(), MOST);
-        window.note(MOST, slow, now, true);
+        window.note(MOST, slow, now, Went::Well);
         assert_eq!(window.size(), MOST / 2);
-        window.note(window.size(), slow, now, false);
+        window.note(window.size(), slow, now, Went::Badly);
         assert_eq!(window.size(), MOST / 8);
         for _ in 0..10 {
-            window.note(window.size(), slow, now, false);
+            window.note(window.size(), slow, now, Went::Badly);
         }
         assert_eq!(window.size(), LEAST);
-        window.note(LEAST, quick, now, false);
+        window.note(LEAST, quick, now, Went::Badly);
         assert_eq!(window.size(), LEAST);
     }
 
@@ -97,12 +107,12 @@ mod tests {
         let now = Instant::now();
         let quick = now - QUICK / 2;
         for count in [1, FIRST / 2] {
-            window.note(count, quick, now, true);
+            window.note(count, quick, now, Went::Well);
             assert_eq!(window.size(), FIRST);
         }
-        window.note(FIRST - 1, quick, now, true);
+        window.note(FIRST - 1, quick, now, Went::Well);
         assert_eq!(window.size(), 2 * (FIRST - 1));
-        window.note(1, quick, now, true);
+        window.note(1, quick, now, Went::Well);
         assert_eq!(window.size(), 2 * (FIRST - 1));
     }
 
@@ -112,12 +122,14 @@ mod tests {
         let came_at = Instant::now();
         let now = came_at + 2 * PATIENCE;
         assert!(!window.is_overdue(came_at, now));
-        window.note(1, now, now, true);
+        window.note(1, now, now, Went::Well);
         assert!(!window.is_overdue(came_at, now + PATIENCE));
         let later = now + PATIENCE + Duration::from_millis(1);
         assert!(window.is_overdue(came_at, later));
         assert!(!window.is_overdue(later, later));
-        window.note(1, later, later, false);
+        window.note(1, later, later, Went::Busy);
+        assert!(window.is_overdue(came_at, later));
+        window.note(1, later, later, Went::Badly);
         assert!(!window.is_overdue(came_at, later + PATIENCE));
     }
 }
