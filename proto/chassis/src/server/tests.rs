@@ -205,8 +205,9 @@ async fn a_call_arrives_whole() {
         assert_eq!(arrived.acting_users, [sardor()]);
         assert_eq!(arrived.trace.trace_id, sent.trace.trace_id);
         assert_ne!(arrived.trace.span_id, sent.trace.span_id);
+        // As long as a try may take, and a little for timers.
         let left = arrived.time_left();
-        assert!((Duration::from_secs(25)..=Duration::from_secs(30)).contains(&left));
+        assert!((Duration::from_millis(500)..=Duration::from_millis(1_010)).contains(&left));
     }
 }
 
