@@ -140,7 +140,7 @@ async fn a_segment_that_is_listed_in_another_topic_is_not_written_to() {
     let call = vec![message(1, "b", "x")];
     let refused = log.send(topic(2), call, soon()).await;
     assert!(
-        matches!(refused[..], [Err(Error::NotStored(_))]),
+        matches!(refused[..], [Err(Error::Store(StoreError::Damaged(_)))]),
         "{refused:?}"
     );
     let loaded = replica.store.load(topic(2)).await;
