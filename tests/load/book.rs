@@ -167,27 +167,27 @@ const ROWS: &[Row] = &[
     ),
     row(
         "mesh-a",
-        "compare --scenario a --seconds 3 mesh drivers",
+        "compare --scenario a --per-second 100 --seconds 5 mesh drivers",
         &[ratio(PER_CPU, AtLeast(0.87))],
     ),
     row(
         "mesh-b",
-        "compare --scenario b --seconds 3 mesh drivers",
+        "compare --scenario b --per-second 300 --seconds 5 mesh drivers",
         &[ratio(PER_CPU, AtLeast(0.87))],
     ),
     row(
         "mesh-c",
-        "compare --scenario c --seconds 3 mesh drivers",
+        "compare --scenario c --per-second 100 --seconds 5 mesh drivers",
         &[ratio(PER_CPU, AtLeast(0.87))],
     ),
     row(
         "mesh-d",
-        "compare --scenario d --seconds 3 mesh drivers",
+        "compare --scenario d --per-second 300 --seconds 5 mesh drivers",
         &[ratio(PER_CPU, AtLeast(0.87))],
     ),
     row(
         "mesh-e",
-        "compare --scenario e --seconds 3 mesh drivers",
+        "compare --scenario e --per-second 200 --seconds 5 mesh drivers",
         &[ratio(PER_CPU, AtLeast(0.87))],
     ),
 ];

@@ -96,6 +96,9 @@ enum Command {
         /// Starts each anew each time, while the other does not run
         #[arg(long)]
         anew: bool,
+        /// Messages a second on both sides, whatever becomes of them, instead of the scenario's load
+        #[arg(long)]
+        per_second: Option<f64>,
         ours: Which,
         theirs: Which,
     },
@@ -248,10 +251,15 @@ impl Command {
                 spans,
                 pairs,
                 anew,
+                per_second,
                 ours,
                 theirs,
             } => {
                 let against = against.unwrap_or_else(|| scenario.clone());
+                let [scenario, against] = match per_second {
+                    Some(rate) => [scenario.at(rate)?, against.at(rate)?],
+                    None => [scenario, against],
+                };
                 let sides = [
                     (Target::Here(ours), scenario),
                     (Target::Here(theirs), against),

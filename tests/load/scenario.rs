@@ -80,6 +80,17 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// The same with so many messages a second.
+    pub(crate) fn at(self, per_second: f64) -> Result<Self, String> {
+        let scenario = Self {
+            what: format!("{}, {per_second} messages a second", self.what),
+            load: Load::PerSecond(per_second),
+            ..self
+        };
+        scenario.check()?;
+        Ok(scenario)
+    }
+
     fn check(&self) -> Result<(), String> {
         let counts = [
             ("connections", self.connections),
