@@ -302,7 +302,8 @@ async fn regularly(rate: f64, once: impl Fn(Instant) -> bool) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        let due = (began.elapsed().as_secs_f64() * rate) as u64;
+        // The first is due at once.
+        let due = (began.elapsed().as_secs_f64() * rate) as u64 + 1;
         while done < due {
             if !once(began + Duration::from_secs_f64(done as f64 / rate)) {
                 return;

@@ -83,7 +83,7 @@ impl Scenario {
     /// The same with so many messages a second.
     pub(crate) fn at(self, per_second: f64) -> Result<Self, String> {
         let scenario = Self {
-            what: format!("{}, {per_second} messages a second", self.what),
+            what: format!("{}, but {per_second} messages a second", self.what),
             load: Load::PerSecond(per_second),
             ..self
         };
