@@ -29,6 +29,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
+    concurrency::Concurrency,
     feeds::Feeds,
     heads::{Heads, HeadsAsker},
     members::Members,
@@ -93,6 +94,8 @@ pub(crate) struct House {
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) config: HubConfig,
     pub(crate) feeds: Feeds,
+    /// Calls that send messages.
+    pub(crate) calls: Concurrency,
     pub(crate) members: Members,
     pub(crate) heads: Heads,
     pub(crate) presence: Presence,
@@ -116,6 +119,7 @@ impl Hub {
             bus,
             config,
             feeds: Feeds::default(),
+            calls: Concurrency::new(),
             members: Members::default(),
             heads,
             presence: Presence::default(),

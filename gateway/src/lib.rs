@@ -4,6 +4,7 @@
 //! data.
 
 mod attrs;
+mod concurrency;
 pub mod config;
 mod connection;
 mod double_utf8;

@@ -55,6 +55,7 @@ use self::{
     sending::{Sending, Settled},
 };
 use crate::{
+    concurrency::Place,
     hub::{House, SessionId},
     rules::SessionHandle,
 };
@@ -113,6 +114,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(3);
 /// What is under way for a feed; at most one of each kind.
 enum Done {
     Opened(Result<(Subscription, Seq), OpenError>),
+    Placed(Place),
     Sent(Answered),
     Read(Result<Vec<Entry>, Status>),
     CaughtUp(SessionId, Result<Vec<Entry>, Status>),
@@ -129,6 +131,7 @@ enum OpenError {
 #[derive(Default)]
 struct UnderWay {
     opening: bool,
+    placing: bool,
     reading: bool,
     catching_up: bool,
 }
@@ -241,7 +244,7 @@ impl TopicFeed {
     fn go_on(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let wake_at = [
-            self.send(now),
+            self.send(now, None),
             self.open(now),
             self.heal(now),
             self.catch_up(now),
@@ -252,18 +255,35 @@ impl TopicFeed {
         wake_at.into_iter().flatten().min()
     }
 
-    fn send(&mut self, now: Instant) -> Option<Instant> {
+    /// Sends what waits, in a place that it has waited for or in one that is free.
+    fn send(&mut self, now: Instant, place: Option<Place>) -> Option<Instant> {
         let is_told = |outgoing: &Outgoing| is_told(outgoing, &self.audience, &self.recent);
-        match self.sending.next(now, is_told) {
+        match self.sending.next(now) {
             sending::Next::Nothing => None,
             sending::Next::Later(later) => Some(later),
-            sending::Next::Call(batch) => {
+            sending::Next::Call => {
+                let Some(place) = place.or_else(|| self.house.calls.try_acquire()) else {
+                    let until = self.sending.wait(now, is_told);
+                    self.wait_for_a_place();
+                    return until;
+                };
+                let batch = self.sending.call(now, is_told)?;
                 self.audience.tell_first(batch.senders());
-                let sent = batch.send(self.house.services.clone(), self.topic);
+                let sent = batch.send(self.house.services.clone(), self.topic, place);
                 self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));
                 None
             }
         }
+    }
+
+    fn wait_for_a_place(&mut self) {
+        if self.under_way.placing {
+            return;
+        }
+        self.under_way.placing = true;
+        let calls = self.house.calls.clone();
+        self.jobs
+            .push(Box::pin(async move { Done::Placed(calls.acquire().await) }));
     }
 
     fn open(&mut self, now: Instant) -> Option<Instant> {
@@ -377,6 +397,10 @@ impl TopicFeed {
                 let is_told = |outgoing: &Outgoing| is_told(outgoing, &self.audience, &self.recent);
                 let settled = self.sending.settle(answered, is_told);
                 self.answer(settled, Instant::now());
+            }
+            Done::Placed(place) => {
+                self.under_way.placing = false;
+                self.send(Instant::now(), Some(place));
             }
             Done::Opened(opened) => {
                 self.under_way.opening = false;
@@ -529,7 +553,7 @@ impl TopicFeed {
             .as_ref()
             .is_some_and(Following::has_next_waiting)
         {
-            self.send(now);
+            self.send(now, None);
         }
         self.let_out(now);
         for (outgoing, verdict) in settled {

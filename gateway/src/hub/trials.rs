@@ -10,6 +10,7 @@ use chassis::{bus::misbehaving::Misbehaviour, id::TopicId};
 use tokio::time::Instant;
 
 use self::stage::{Socket, Stage, Trouble, message, topic};
+use crate::rules::NewMessage;
 
 const HEALED: Duration = Duration::from_secs(5);
 
@@ -244,6 +245,33 @@ async fn of_more_than_can_be_sent_as_much_is_as_can_be_and_the_rest_is_told_soon
     let goodput = f64::from(sent) / (last_sent - began).as_secs_f64();
     assert!(goodput > 0.9 * 250.0, "{goodput} a second were sent");
     assert!(slowest < Duration::from_secs(2), "one took {slowest:?}");
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_more_topics_than_can_be_served_at_a_time_none_is_called_for_twice() {
+    const TOPICS: i64 = 600;
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let topics: Vec<TopicId> = (2..2 + TOPICS).map(|id| stage.log.open_topic(id)).collect();
+    // All of them at once would take two and a half times as long as a try may.
+    stage.log.each_message_takes(Duration::from_millis(4));
+    let began = Instant::now();
+    for topic_id in topics {
+        let stamp = topic_id.to_string();
+        let message = NewMessage {
+            topic_id,
+            ..message(&stamp, "x")
+        };
+        stage.send(&sender, message);
+    }
+    for _ in 0..TOPICS {
+        let (stamp, was_sent) = sender.answered(HEALED).await.unwrap();
+        assert!(was_sent, "{stamp}");
+    }
+    let took = began.elapsed();
+    assert_eq!(stage.log.send_calls(), TOPICS as usize);
+    assert!(took < Duration::from_millis(2_500), "{took:?}");
     stage.end().await;
 }
 

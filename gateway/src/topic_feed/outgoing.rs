@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use crate::{
+    concurrency::Place,
     error::FailCode,
     hub::{Services, SessionId},
     message::message_failure,
@@ -100,6 +101,11 @@ impl Outgoing {
 
     pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline <= now
+    }
+
+    /// When it is late.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Gives it more time.
@@ -195,7 +201,7 @@ impl Batch {
     }
 
     /// Sends them, and says what became of each.
-    pub(super) async fn send(self, services: Services, topic: TopicId) -> Answered {
+    pub(super) async fn send(self, services: Services, topic: TopicId, place: Place) -> Answered {
         let messages = self.messages.iter();
         // Who has waited longest is not kept waiting for those who came last.
         let due = (messages.clone()).map(|(outgoing, _)| outgoing.deadline);
@@ -212,10 +218,13 @@ impl Batch {
                 .collect(),
         });
         let mut client = services.message;
-        let outcomes = client.send_messages(request).await.map(|response| {
-            let results = response.into_inner().results.into_iter();
-            results.map(|result| result.outcome.ok_or_else(unanswered))
-        });
+        let outcomes = place
+            .hold(client.send_messages(request))
+            .await
+            .map(|response| {
+                let results = response.into_inner().results.into_iter();
+                results.map(|result| result.outcome.ok_or_else(unanswered))
+            });
         let mut answered = Vec::with_capacity(self.messages.len());
         match outcomes {
             Ok(mut outcomes) => {

@@ -12,8 +12,9 @@ use super::{
     CALL_LIMIT,
     outgoing::{Answered, Batch, Outgoing, Verdict, judge},
     pace::Pace,
-    window::{SLOW, Went, Window},
+    window::{Went, Window},
 };
+use crate::concurrency::SLOW;
 
 /// Messages of sockets here that wait for one topic.
 const MAX_WAITING: usize = 4_096;
@@ -34,8 +35,8 @@ pub(super) struct Sending {
 pub(super) enum Next {
     Nothing,
     Later(Instant),
-    /// These are sent.
-    Call(Batch),
+    /// A call, once there is a place for it.
+    Call,
 }
 
 impl Sending {
@@ -57,27 +58,47 @@ impl Sending {
         }
     }
 
-    /// The next call, if one is due. Whoever was told of his message is not refused, for it
-    /// is in the log: it is sent again to hear so.
-    pub(super) fn next(&mut self, now: Instant, is_told: impl Fn(&Outgoing) -> bool) -> Next {
+    pub(super) fn next(&self, now: Instant) -> Next {
         if self.waiting.is_empty() || self.has_call() {
             return Next::Nothing;
         }
-        if let Some(later) = self.pace.later_than(now) {
-            return Next::Later(later);
+        (self.pace.later_than(now)).map_or(Next::Call, Next::Later)
+    }
+
+    /// The next call, if anything is left for it. Whoever was told of his message is not
+    /// refused, for it is in the log: it is sent again to hear so.
+    pub(super) fn call(
+        &mut self,
+        now: Instant,
+        is_told: impl Fn(&Outgoing) -> bool,
+    ) -> Option<Batch> {
+        self.extend_the_told(now, &is_told);
+        let batch = Batch::take(&mut self.waiting, now, self.window.size());
+        self.refuse_the_overdue(now, is_told);
+        if batch.is_empty() {
+            return None;
         }
+        self.since = Some(now);
+        Some(batch)
+    }
+
+    /// Refuses what is late while there is no place for a call; says when more will be.
+    pub(super) fn wait(
+        &mut self,
+        now: Instant,
+        is_told: impl Fn(&Outgoing) -> bool,
+    ) -> Option<Instant> {
+        self.extend_the_told(now, is_told);
+        Batch::take(&mut self.waiting, now, 0);
+        self.waiting.front().map(Outgoing::deadline)
+    }
+
+    fn extend_the_told(&mut self, now: Instant, is_told: impl Fn(&Outgoing) -> bool) {
         for outgoing in &mut self.waiting {
             if outgoing.is_late(now) && is_told(outgoing) {
                 outgoing.extend(CALL_LIMIT);
             }
         }
-        let batch = Batch::take(&mut self.waiting, now, self.window.size());
-        self.refuse_the_overdue(now, is_told);
-        if batch.is_empty() {
-            return Next::Nothing;
-        }
-        self.since = Some(now);
-        Next::Call(batch)
     }
 
     /// Those who wait in vain: there is more to send than can be sent.

@@ -9,10 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A call that takes longer than this was too large; a try ends at a second.
-pub(super) const SLOW: Duration = Duration::from_millis(500);
-/// One that takes no longer than this may be larger. A distant database alone takes 200.
-const QUICK: Duration = Duration::from_millis(250);
+use crate::concurrency::{QUICK, SLOW};
+
 /// Messages of a call, at least and at first, and at most. Fewer would take no less time where
 /// each write has its price, and be done more seldom: with 8, half as many were sent of three
 /// times as many as could be.

@@ -36,6 +36,8 @@ pub(crate) enum Trouble {
 pub(crate) struct Log {
     bus: Arc<dyn Bus>,
     world: Mutex<World>,
+    /// Calls that send messages are served one after the other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -53,6 +55,7 @@ struct World {
     user_out_of_reach: Option<i64>,
     tokens_out_of_reach: bool,
     message_takes: Duration,
+    send_calls: usize,
 }
 
 impl World {
@@ -99,6 +102,7 @@ impl Log {
         Self {
             bus,
             world: Mutex::new(world),
+            turn: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -151,6 +155,11 @@ impl Log {
     /// How long each message of a call takes.
     pub(crate) fn each_message_takes(&self, time: Duration) {
         self.world().message_takes = time;
+    }
+
+    /// How many calls came that send messages.
+    pub(crate) fn send_calls(&self) -> usize {
+        self.world().send_calls
     }
 
     /// Whether heads can't be read, so that no topic can be opened.
@@ -218,10 +227,13 @@ impl message_server::MessageService for Log {
         let users = Call::of(&request).acting_users;
         let request = request.into_inner();
         let topic = TopicId::new(request.topic_id).unwrap();
+        self.world().send_calls += 1;
         let takes = self.world().message_takes * request.messages.len() as u32;
+        let turn = self.turn.lock().await;
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
         }
+        drop(turn);
         let mut world = self.world();
         let trouble = match &mut world.trouble {
             Some((trouble, calls)) if *calls > 0 => {
