@@ -22,15 +22,17 @@ use tokio::{
 
 /// A call that takes longer than this waits for others, or hangs; a try ends at a second.
 pub(crate) const SLOW: Duration = Duration::from_millis(500);
-/// One that takes no longer than this waits for nothing. A distant database alone takes 200.
-pub(crate) const QUICK: Duration = Duration::from_millis(250);
+/// What most calls are answered in. A distant database alone takes 200; with more waiting than
+/// that, some would take as long as a try may.
+const SOON: Duration = Duration::from_millis(300);
 
 /// Calls at a time: at first, at least, and at most.
 const FIRST: usize = 128;
 const LEAST: usize = 16;
 const MOST: usize = 4_096;
-/// The part by which they get more, and that which is left when they get fewer.
-const MORE: usize = 8;
+/// By how many they get more, so that gateways come to have equally many, and the part that is
+/// left when they get fewer. Until that happens first, they get more by a quarter.
+const MORE: usize = 4;
 const LEFT: f64 = 0.7;
 
 /// Finds out how many calls at a time are answered soon. Clones are the same.
@@ -46,6 +48,8 @@ struct State {
     limit: usize,
     /// Places to be given up as calls end, for the limit has become less.
     too_many: usize,
+    /// It has never been less.
+    is_starting: bool,
     round: Round,
 }
 
@@ -53,8 +57,8 @@ struct State {
 #[derive(Default)]
 struct Round {
     calls: usize,
-    quick: usize,
-    slow: usize,
+    /// Those that were answered soon.
+    soon: usize,
     /// Somebody has waited for a place.
     is_full: bool,
 }
@@ -66,6 +70,7 @@ impl Concurrency {
             state: Mutex::new(State {
                 limit: FIRST,
                 too_many: 0,
+                is_starting: true,
                 round: Round::default(),
             }),
         }))
@@ -110,22 +115,22 @@ impl State {
     fn note(&mut self, took: Duration) -> usize {
         let round = &mut self.round;
         round.calls += 1;
-        round.quick += usize::from(took < QUICK);
-        round.slow += usize::from(took > SLOW);
+        round.soon += usize::from(took <= SOON);
         if round.calls < self.limit {
             return 0;
         }
         let Round {
             calls,
-            quick,
-            slow,
+            soon,
             is_full,
         } = std::mem::take(round);
         let before = self.limit;
-        if slow * 2 > calls {
+        if soon * 2 < calls {
+            self.is_starting = false;
             self.limit = ((before as f64 * LEFT) as usize).max(LEAST);
-        } else if quick * 2 > calls && is_full {
-            self.limit = (before + before.div_ceil(MORE)).min(MOST);
+        } else if is_full {
+            let more = if self.is_starting { before / 4 } else { MORE };
+            self.limit = (before + more).min(MOST);
         }
         metrics::gauge!("drivers_gateway_calls_limit").set(self.limit as f64);
         self.too_many += before.saturating_sub(self.limit);
@@ -156,7 +161,7 @@ impl Place {
             }
         };
         let took = began.elapsed();
-        if done.is_ok() || took > SLOW {
+        if done.is_ok() || took > SOON {
             of.note(took);
         }
         done
@@ -231,40 +236,56 @@ mod tests {
     }
 
     #[test]
-    fn slow_rounds_leave_fewer_places_and_quick_ones_that_are_full_make_more() {
+    fn a_full_round_that_is_answered_soon_makes_more_places_and_a_slow_one_leaves_fewer() {
         let calls = Concurrency::new();
-        calls.round(QUICK / 2);
+        calls.round(SOON);
         assert_eq!(calls.limit(), FIRST);
-        calls.full_round(QUICK / 2);
-        assert_eq!(calls.limit(), FIRST + FIRST / MORE);
-        let between = (QUICK + SLOW) / 2;
-        calls.full_round(between);
-        assert_eq!(calls.limit(), FIRST + FIRST / MORE);
-        assert_eq!(calls.free(), calls.limit());
+        calls.full_round(SOON);
+        assert_eq!(calls.limit(), FIRST + FIRST / 4);
         for _ in 0..20 {
-            calls.full_round(SLOW * 2);
+            calls.full_round(SLOW);
             assert_eq!(calls.free(), calls.limit());
         }
         assert_eq!(calls.limit(), LEAST);
-        for _ in 0..100 {
-            calls.full_round(QUICK / 2);
-            assert_eq!(calls.free(), calls.limit());
+        calls.full_round(SOON);
+        assert_eq!(calls.limit(), LEAST + MORE);
+        for _ in 0..MOST / MORE {
+            calls.full_round(SOON);
         }
         assert_eq!(calls.limit(), MOST);
+        assert_eq!(calls.free(), MOST);
+    }
+
+    #[test]
+    fn gateways_come_to_have_equally_many_places() {
+        let (one, other) = (Concurrency::new(), Concurrency::new());
+        for _ in 0..6 {
+            one.full_round(SLOW);
+            other.full_round(SOON);
+        }
+        let shares = || (one.limit() as f64, other.limit() as f64);
+        assert!(shares().1 > 20.0 * shares().0, "{:?}", shares());
+        // What they call can do 200 at a time.
+        for _ in 0..500 {
+            let is_too_much = one.limit() + other.limit() > 200;
+            for gateway in [&one, &other] {
+                gateway.full_round(if is_too_much { SLOW } else { SOON });
+            }
+        }
+        assert!(shares().1 < 1.2 * shares().0, "{:?}", shares());
     }
 
     #[test]
     fn places_that_are_taken_when_there_are_to_be_fewer_go_as_they_are_given_back() {
         let calls = Concurrency::new();
         let mut places: Vec<Place> = std::iter::from_fn(|| calls.try_acquire()).collect();
-        calls.round(SLOW * 2);
-        let fewer = calls.limit();
-        places.truncate(fewer);
+        calls.round(SLOW);
+        places.truncate(calls.limit());
         assert_eq!(calls.free(), 0);
-        // Those that are still too many are kept when there may be more again.
-        calls.round(SLOW * 2);
+        calls.round(SLOW);
         assert!(calls.try_acquire().is_none());
-        calls.round(QUICK / 2);
+        // Those that are still too many are kept when there may be more again.
+        calls.round(SOON);
         assert_eq!(calls.free(), 0);
         drop(places);
         assert_eq!(calls.free(), calls.limit());
@@ -274,8 +295,7 @@ mod tests {
     fn some_slow_calls_say_nothing_of_the_others() {
         let calls = Concurrency::new();
         for n in 0..FIRST {
-            let took = if n % 5 < 2 { SLOW * 2 } else { QUICK / 2 };
-            calls.0.note(took);
+            calls.0.note(if n % 5 < 2 { SLOW } else { SOON });
         }
         assert_eq!(calls.limit(), FIRST);
     }
@@ -292,14 +312,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_fails_at_once_says_nothing() {
         let calls = Concurrency::new();
-        assert!(
-            calls
-                .try_acquire()
-                .unwrap()
-                .hold(takes(QUICK))
-                .await
-                .is_ok()
-        );
+        assert!(calls.try_acquire().unwrap().hold(takes(SOON)).await.is_ok());
         let noted = || calls.0.with(|state| state.round.calls);
         assert_eq!(noted(), 1);
         let place = calls.try_acquire().unwrap();
