@@ -1,6 +1,8 @@
 //! Which stamps a topic has seen: exactly for its current segment, by a filter
 //! for each full one.
 
+mod full;
+
 use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,6 +10,7 @@ use chassis::id::UserId;
 use xorf::{Filter, Xor16};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+pub(crate) use self::full::FullSegments;
 use crate::{
     entry::{Segment, Stamp},
     store::Stamped,
@@ -55,16 +58,12 @@ pub(crate) struct FullStamps {
 
 impl FullStamps {
     /// Whether the segment may hold this stamp; wrongly yes once in 65,536 times, never wrongly no.
-    pub(crate) fn may_hold(&self, stamp: StampKey) -> bool {
-        #[cfg(feature = "sabotage")]
-        if chassis::sabotage::is("forget_full_stamps") {
-            return false;
-        }
+    fn may_hold(&self, stamp: StampKey) -> bool {
         self.bits.0.contains(&stamp.0)
     }
 
     /// About how many bytes it takes.
-    pub(crate) fn weight(&self) -> usize {
+    fn weight(&self) -> usize {
         size_of::<Self>() + self.bits.0.fingerprints.len() * 2
     }
 }

@@ -3,7 +3,7 @@
 //! The knowledge is exact at the moment of an append, whoever else writes: the
 //! store's condition refuses it otherwise. So it can be thrown away at any time.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use chassis::{
     clock::now_ms,
@@ -14,7 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use super::{Shared, lookup::LookedUp, pages::read_whole};
 use crate::{
     entry::{Placed, Segment, SegmentId, Stamp},
-    stamps::{CurrentStamps, FilterBits, FullStamps, StampKey},
+    stamps::{CurrentStamps, FilterBits, FullSegments, FullStamps, StampKey},
     store::{FullSegment, LogStore, StampFilter, Stamped, StoreError, Tail},
 };
 
@@ -32,15 +32,15 @@ pub(super) struct Knowledge {
     pub(super) head: u32,
     pub(super) last_sent_at_ms: i64,
     current: CurrentStamps,
-    /// Of the full segments within the memory of stamps, newest first.
-    full: VecDeque<FullStamps>,
+    /// Of the full segments within the memory of stamps.
+    full: FullSegments,
 }
 
 impl Knowledge {
     /// About how many bytes it takes.
     pub(super) fn weight(&self) -> u32 {
-        let full: usize = self.full.iter().map(FullStamps::weight).sum();
-        u32::try_from(size_of::<Self>() + self.current.weight() + full).unwrap_or(u32::MAX)
+        let stamps = self.current.weight() + self.full.weight();
+        u32::try_from(size_of::<Self>() + stamps).unwrap_or(u32::MAX)
     }
 
     /// Reads what the store holds of a topic; a topic without a segment gets its first.
@@ -58,7 +58,7 @@ impl Knowledge {
         let mut knowledge = Self {
             segment: tail.segment,
             head: 0,
-            last_sent_at_ms: full.front().map_or(0, |newest| newest.last_sent_at_ms),
+            last_sent_at_ms: full.last_sent_at_ms(),
             current: CurrentStamps::default(),
             full,
         };
@@ -139,11 +139,8 @@ impl Knowledge {
     /// Goes on to the next segment; of the full one's stamps a filter remains.
     pub(super) async fn turn_over(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
         let next = follow(shared, &self.segment).await?;
-        self.full.push_front(self.full_segment());
-        let since_ms = oldest_remembered(shared);
-        while (self.full.back()).is_some_and(|oldest| oldest.last_sent_at_ms < since_ms) {
-            self.full.pop_back();
-        }
+        self.full.push_newest(self.full_segment());
+        self.full.forget(oldest_remembered(shared));
         self.segment = next.segment;
         self.head = 0;
         self.current = CurrentStamps::default();
@@ -190,11 +187,9 @@ impl Knowledge {
             return Ok(None);
         }
         let key = StampKey::of(owner, stamp);
-        for full in &self.full {
-            if full.may_hold(key)
-                && let Some(slot) = looked_up.slot(shared, &full.segment, owner, stamp).await?
-            {
-                return Ok(Some((full.segment, slot)));
+        for segment in self.full.may_hold(key) {
+            if let Some(slot) = looked_up.slot(shared, &segment, owner, stamp).await? {
+                return Ok(Some((segment, slot)));
             }
         }
         Ok(None)
@@ -235,12 +230,9 @@ async fn follow(shared: &Shared, full: &Segment) -> Result<Tail, StoreError> {
 
 /// The stamps of the full segments in front of this one, newest first, as far back as
 /// stamps are remembered.
-async fn full_stamps(
-    shared: &Shared,
-    current: &Segment,
-) -> Result<VecDeque<FullStamps>, StoreError> {
+async fn full_stamps(shared: &Shared, current: &Segment) -> Result<FullSegments, StoreError> {
     let since_ms = oldest_remembered(shared);
-    let mut full: VecDeque<FullStamps> = VecDeque::new();
+    let mut full = FullSegments::default();
     let mut before = current.first_seq;
     let mut limit = FIRST_PAGE;
     while before > Seq::ZERO.next() {
@@ -260,7 +252,7 @@ async fn full_stamps(
             }
             before = next.segment.first_seq;
             let remembered = next.last_sent_at_ms >= since_ms;
-            full.push_back(next);
+            full.push_oldest(next);
             if !remembered {
                 return Ok(full);
             }
