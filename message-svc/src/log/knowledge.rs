@@ -139,7 +139,7 @@ impl Knowledge {
     /// Goes on to the next segment; of the full one's stamps a filter remains.
     pub(super) async fn turn_over(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
         let next = follow(shared, &self.segment).await?;
-        self.full.push_newest(self.full_segment());
+        self.full.push(self.full_segment());
         self.full.forget(oldest_remembered(shared));
         self.segment = next.segment;
         self.head = 0;
@@ -252,7 +252,7 @@ async fn full_stamps(shared: &Shared, current: &Segment) -> Result<FullSegments,
             }
             before = next.segment.first_seq;
             let remembered = next.last_sent_at_ms >= since_ms;
-            full.push_oldest(next);
+            full.push(next);
             if !remembered {
                 return Ok(full);
             }

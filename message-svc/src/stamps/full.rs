@@ -5,7 +5,7 @@
 //! in the same places, and of six in seven the first seed fits that is tried. So these lie side by
 //! side, [`WIDTH`] at a time: for each place what all of them have there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use super::{FullStamps, StampKey};
 use crate::entry::Segment;
@@ -16,21 +16,15 @@ const WIDTH: usize = 64;
 /// The stamps of the full segments of a topic.
 #[derive(Debug, Default)]
 pub(crate) struct FullSegments {
-    /// Newest first; of one shape fewer than [`WIDTH`].
-    loose: VecDeque<FullStamps>,
+    /// Of one shape fewer than [`WIDTH`].
+    loose: Vec<FullStamps>,
     blocks: Vec<Block>,
 }
 
 impl FullSegments {
-    /// Adds a segment that is newer than all others.
-    pub(crate) fn push_newest(&mut self, full: FullStamps) {
-        self.loose.push_front(full);
-        self.pack();
-    }
-
-    /// Adds a segment that is older than all others.
-    pub(crate) fn push_oldest(&mut self, full: FullStamps) {
-        self.loose.push_back(full);
+    /// Adds a segment, in whichever order.
+    pub(crate) fn push(&mut self, full: FullStamps) {
+        self.loose.push(full);
         self.pack();
     }
 
@@ -89,7 +83,7 @@ impl FullSegments {
         };
         let all = self.loose.drain(..);
         let (packed, loose): (Vec<_>, Vec<_>) = all.partition(|full| Shape::of(full) == shape);
-        self.loose = loose.into();
+        self.loose = loose;
         self.blocks.push(Block::of(shape, &packed));
     }
 }
@@ -224,8 +218,8 @@ mod tests {
         for count in [0, 1, WIDTH as i64 - 1, 400] {
             let (mut grown, mut read) = (FullSegments::default(), FullSegments::default());
             for number in 0..count {
-                grown.push_newest(full(number));
-                read.push_oldest(full(count - 1 - number));
+                grown.push(full(number));
+                read.push(full(count - 1 - number));
             }
             for segments in [&grown, &read] {
                 assert_eq!(segments.blocks.is_empty(), count < 400, "{count}");
@@ -253,7 +247,7 @@ mod tests {
     fn what_is_too_old_goes_with_the_last_of_its_block() {
         let mut segments = FullSegments::default();
         for number in 0..400 {
-            segments.push_newest(full(number));
+            segments.push(full(number));
         }
         let (blocks, weight) = (segments.blocks.len(), segments.weight());
         let newest_of_oldest = segments.blocks.first().unwrap().last_sent_at_ms;
