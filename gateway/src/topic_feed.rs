@@ -262,7 +262,9 @@ impl TopicFeed {
             sending::Next::Nothing => None,
             sending::Next::Later(later) => Some(later),
             sending::Next::Call => {
-                let Some(place) = place.or_else(|| self.house.calls.try_acquire()) else {
+                let waits = self.under_way.placing;
+                let free = || (!waits).then(|| self.house.calls.try_acquire()).flatten();
+                let Some(place) = place.or_else(free) else {
                     let until = self.sending.wait(now, is_told);
                     self.wait_for_a_place();
                     return until;

@@ -88,8 +88,10 @@ impl Sending {
         now: Instant,
         is_told: impl Fn(&Outgoing) -> bool,
     ) -> Option<Instant> {
-        self.extend_the_told(now, is_told);
-        Batch::take(&mut self.waiting, now, 0);
+        if self.waiting.front()?.is_late(now) {
+            self.extend_the_told(now, is_told);
+            Batch::take(&mut self.waiting, now, 0);
+        }
         self.waiting.front().map(Outgoing::deadline)
     }
 
