@@ -34,15 +34,17 @@ const IN_TIME: Moment = 1_000;
 /// them it is looked no further.
 const RISES: f64 = 1.05;
 const FLAT: usize = 3;
-/// How long half of the peak is offered, before and after.
-const CALM: Duration = Duration::from_secs(6);
+/// What is offered before and after, of the peak, and for how long. Whoever runs a mesh leaves
+/// it as much room: near the peak each message waits for others, overload or not.
+const CALM: f64 = 1.0 / 3.0;
+const CALM_FOR: Duration = Duration::from_secs(10);
 /// By when all is as before.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// By when everything is answered.
 const ANSWER: Duration = Duration::from_secs(20);
 /// Of the peak, at least.
 const GOODPUT: f64 = 0.8;
-/// What may be added to half of the time that answers took, for a busy machine; milliseconds.
+/// What may be added to twice the time that answers took before, for a busy machine; milliseconds.
 const GRACE: Moment = 100;
 
 /// What a program may grow by meanwhile; MiB.
@@ -86,8 +88,8 @@ async fn what_is_too_much(size: Size) -> Result<(), Failed> {
     let load = Load::connect(&stack, people).await;
 
     let peak = peak(&load).await;
-    let calm = span(&load, peak / 2.0, RECOVERY + CALM, RECOVERY).await;
-    println!("half of the peak, from {RECOVERY:?} on: {calm}");
+    let calm = span(&load, peak * CALM, RECOVERY + CALM_FOR, RECOVERY).await;
+    println!("a third of the peak, from {RECOVERY:?} on: {calm}");
     let memory = Memory::watch(&stack);
     let over = span(
         &load,
@@ -98,8 +100,8 @@ async fn what_is_too_much(size: Size) -> Result<(), Failed> {
     .await;
     println!("three times the peak: {over}");
     let end = now();
-    let after = span(&load, peak / 2.0, RECOVERY + CALM, RECOVERY).await;
-    println!("half of the peak, from {RECOVERY:?} on: {after}");
+    let after = span(&load, peak * CALM, RECOVERY + CALM_FOR, RECOVERY).await;
+    println!("a third of the peak, from {RECOVERY:?} on: {after}");
     for second in 1..=5 {
         let began = end + (second - 1) * 1_000;
         println!("second {second}: {}", load.span(began, began + 1_000));
