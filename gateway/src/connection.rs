@@ -58,6 +58,8 @@ pub(crate) trait Frames: Send + Sync + 'static {
 pub(crate) struct Control {
     dead: AtomicBool,
     stalled: AtomicBool,
+    /// Its turn to write comes.
+    in_line: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
     frames: OnceLock<Box<dyn Frames>>,
@@ -83,6 +85,26 @@ impl Control {
     /// Sends these as well. Only the first ones count.
     pub(crate) fn carry(&self, frames: impl Frames) {
         let _ = self.frames.set(Box::new(frames));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn wakes(&self, waker: &Waker) {
+        self.reader.register(waker);
+    }
+
+    /// Whether its turn to write comes.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.in_line.load(Ordering::Acquire)
+    }
+
+    /// Notes that its turn comes; false if it was noted before.
+    pub(crate) fn line_up(&self) -> bool {
+        !self.in_line.swap(true, Ordering::AcqRel)
+    }
+
+    /// Notes that its turn has come.
+    pub(crate) fn leave_line(&self) {
+        self.in_line.store(false, Ordering::Release);
     }
 
     /// Has the reader look for frames.

@@ -30,6 +30,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod topic_feed;
+mod turns;
 mod turnstile;
 
 use std::{sync::Arc, time::Duration};
@@ -89,6 +90,7 @@ impl App {
     /// Serves until `shutdown`, then ends all sockets over the drain window.
     pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
         let Server { stop, tasks, .. } = self.server.clone();
+        let _turns = self.sockets.turns.start();
         tokio::select! {
             () = listener::accept(listener, self.server, &self.config) => {}
             () = sweep(&self.sockets, &self.limiter) => {}

@@ -40,6 +40,7 @@ use crate::{
     rate_limit::Limiter,
     rules::Rules,
     session::Session,
+    turns::Turns,
     turnstile::Turnstile,
 };
 use wire::{EngineWire, PeerFrames};
@@ -60,6 +61,7 @@ pub(crate) struct Sockets {
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) config: Config,
     pub(crate) turnstile: Turnstile,
+    pub(crate) turns: Turns,
     peers: RwLock<HashMap<Sid, Arc<Peer>>>,
     tasks: TaskTracker,
     draining: AtomicBool,
@@ -104,6 +106,7 @@ impl Sockets {
             limiter,
             config,
             turnstile: Turnstile::new(),
+            turns: Turns::new(),
             peers: RwLock::default(),
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
@@ -176,7 +179,7 @@ impl EngineIoHandler for Sockets {
             ProtocolVersion::V3 => Generation::Eio3,
             ProtocolVersion::V4 => Generation::Eio4,
         };
-        let wire = Arc::new(EngineWire::new(&socket));
+        let wire = Arc::new(EngineWire::new(&socket, self.turns.line()));
         let (inbound, received) = mpsc::channel(INBOUND_EVENTS);
         let peer = Arc::new(Peer {
             outbox: Outbox::new(generation, self.config.outbox_limits(), wire.clone()),

@@ -15,6 +15,7 @@ use crate::{
     frame::{Frame, Generation},
     outbox::{Waiting, Wire},
     socket::{Peer, Slot},
+    turns::Line,
 };
 
 /// Packets that Engine.IO's queue holds.
@@ -34,6 +35,7 @@ pub(super) struct EngineWire {
     queue: Mutex<Queue>,
     /// The connection of the websocket that the session is on.
     websocket: OnceLock<Arc<Control>>,
+    line: Arc<Line>,
 }
 
 #[derive(Default)]
@@ -43,11 +45,12 @@ struct Queue {
 }
 
 impl EngineWire {
-    pub(super) fn new(socket: &Arc<Socket<Slot>>) -> Self {
+    pub(super) fn new(socket: &Arc<Socket<Slot>>, line: Arc<Line>) -> Self {
         Self {
             socket: Arc::downgrade(socket),
             queue: Mutex::default(),
             websocket: OnceLock::new(),
+            line,
         }
     }
 
@@ -85,7 +88,7 @@ impl Queue {
 impl Wire for Arc<EngineWire> {
     fn take(&self, waiting: &mut Waiting) {
         if let Some(websocket) = self.websocket.get() {
-            websocket.wake_reader();
+            self.line.wake(websocket);
             return;
         }
         let Some(socket) = self.socket() else { return };

@@ -189,6 +189,8 @@ impl Writer {
             first.answer(Err(self.shared.away()));
             return None;
         }
+        // Where the processor is full, others go first, and what they bring goes along.
+        std::thread::yield_now();
         let mut jobs = vec![first];
         let mut other = None;
         let started = Instant::now();
