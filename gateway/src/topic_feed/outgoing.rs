@@ -145,24 +145,28 @@ pub(super) struct Batch {
 /// What became of the messages of one call, in their order.
 pub(super) type Answered = Vec<(Outgoing, Result<Outcome, Status>)>;
 
+/// Answers those in front that have waited too long.
+pub(super) fn refuse_the_late(queue: &mut VecDeque<Outgoing>, now: Instant) {
+    while let Some(late) = queue.pop_front_if(|first| first.is_late(now)) {
+        late.fail_unavailable();
+    }
+}
+
 impl Batch {
     /// Takes from the front of a queue what fits into one call, of so many messages at
     /// most. What has waited too long already is answered, by the same clock by which others
     /// were given more time.
     pub(super) fn take(queue: &mut VecDeque<Outgoing>, now: Instant, most: usize) -> Self {
         let mut batch = Self::default();
-        while let Some(next) = queue.front() {
-            let is_late = next.is_late(now);
-            if !is_late && (batch.messages.len() >= most || !batch.has_room_for(next)) {
-                break;
-            }
-            match queue.pop_front() {
-                Some(late) if is_late => late.fail_unavailable(),
+        loop {
+            refuse_the_late(queue, now);
+            let fits =
+                |next: &mut Outgoing| batch.messages.len() < most && batch.has_room_for(next);
+            match queue.pop_front_if(fits) {
                 Some(next) => batch.push(next),
-                None => break,
+                None => return batch,
             }
         }
-        batch
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     CALL_LIMIT,
-    outgoing::{Answered, Batch, Outgoing, Verdict, judge},
+    outgoing::{Answered, Batch, Outgoing, Verdict, judge, refuse_the_late},
     pace::Pace,
     window::{Went, Window},
 };
@@ -90,7 +90,7 @@ impl Sending {
     ) -> Option<Instant> {
         if self.waiting.front()?.is_late(now) {
             self.extend_the_told(now, is_told);
-            Batch::take(&mut self.waiting, now, 0);
+            refuse_the_late(&mut self.waiting, now);
         }
         self.waiting.front().map(Outgoing::deadline)
     }
