@@ -21,9 +21,9 @@ use tokio::{
 use crate::connection::Control;
 
 /// Connections of a line that write at a time, at least …
-const ROUND: usize = 16;
+const ROUND: usize = 64;
 /// … and this share of those that wait, so that nobody's turn is more rounds away.
-const SHARE: usize = 2;
+const SHARE: usize = 4;
 
 /// The lines of a gateway, one for each processor, so that none is everybody's.
 pub(crate) struct Turns {

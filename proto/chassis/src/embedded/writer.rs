@@ -17,8 +17,6 @@ use super::{EmbeddedError, Options, Shared, StoreId, file, file::Source, journal
 const COMMIT_WRITES: usize = 512;
 /// … and takes no further one after this time, so that large writes don't pile up in it.
 const COMMIT_TIME: Duration = Duration::from_millis(20);
-/// So many groups of one write in a row, and the next is expected to be one.
-const ALONE: u32 = 8;
 /// The longest pause between two attempts to go on after a fault.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before a damaged file is read through once more.
@@ -106,8 +104,6 @@ pub(super) struct Writer {
     faults: u32,
     /// Writes are refused, and a file that is away is not opened, before this time.
     resume_at: Instant,
-    /// Groups of one write since the last one of several.
-    alone: u32,
 }
 
 /// What became of a group of writes.
@@ -148,7 +144,6 @@ impl Writer {
             options,
             faults: 0,
             resume_at: Instant::now(),
-            alone: 0,
         }
     }
 
@@ -194,11 +189,8 @@ impl Writer {
             first.answer(Err(self.shared.away()));
             return None;
         }
-        // Where the processor is full, others go first, and what they bring goes along. Who
-        // comes alone each time is waited for by nobody but himself.
-        if self.alone < ALONE {
-            std::thread::yield_now();
-        }
+        // Where the processor is full, others go first, and what they bring goes along.
+        std::thread::yield_now();
         let mut jobs = vec![first];
         let mut other = None;
         let started = Instant::now();
@@ -218,11 +210,6 @@ impl Writer {
             .record(started.elapsed().as_secs_f64());
         metrics::histogram!("drivers_embedded_commit_writes", "store" => name)
             .record(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
-        self.alone = if jobs.len() > 1 {
-            0
-        } else {
-            self.alone.saturating_add(1)
-        };
         let (outcome, fault) = match settled {
             Settled::Stored => {
                 self.faults = 0;
