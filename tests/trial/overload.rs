@@ -34,9 +34,8 @@ const IN_TIME: Moment = 1_000;
 /// them it is looked no further.
 const RISES: f64 = 1.05;
 const FLAT: usize = 3;
-/// What is offered before and after, of the peak, and for how long. Whoever runs a mesh leaves
-/// it as much room: near the peak each message waits for others, overload or not.
-const CALM: f64 = 1.0 / 3.0;
+/// What is offered before and after, of the peak, and for how long.
+const CALM: f64 = 0.5;
 const CALM_FOR: Duration = Duration::from_secs(10);
 /// By when all is as before.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -89,7 +88,7 @@ async fn what_is_too_much(size: Size) -> Result<(), Failed> {
 
     let peak = peak(&load).await;
     let calm = span(&load, peak * CALM, RECOVERY + CALM_FOR, RECOVERY).await;
-    println!("a third of the peak, from {RECOVERY:?} on: {calm}");
+    println!("half of the peak, from {RECOVERY:?} on: {calm}");
     let memory = Memory::watch(&stack);
     let over = span(
         &load,
@@ -101,7 +100,7 @@ async fn what_is_too_much(size: Size) -> Result<(), Failed> {
     println!("three times the peak: {over}");
     let end = now();
     let after = span(&load, peak * CALM, RECOVERY + CALM_FOR, RECOVERY).await;
-    println!("a third of the peak, from {RECOVERY:?} on: {after}");
+    println!("half of the peak, from {RECOVERY:?} on: {after}");
     for second in 1..=5 {
         let began = end + (second - 1) * 1_000;
         println!("second {second}: {}", load.span(began, began + 1_000));

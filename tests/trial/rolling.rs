@@ -63,8 +63,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Size {
                 clients: 2_000,
                 rate: 300,
-                // Signing in takes up to four seconds where the database has one processor.
-                slowest: 10_000,
+                slowest: 5_000,
                 back: Duration::from_secs(10),
             },
         ),
