@@ -8,6 +8,11 @@
 //!
 //! By most calls of a round, and not by each: a replica that hangs or a part of the store that is
 //! away makes some slow, which says nothing of how much there is to do for the others.
+//!
+//! Who waits while there is enough room on the whole is soon called. Where somebody has waited
+//! at every moment for seconds, more comes than can be done: then those who have waited long
+//! are better refused than those behind them kept waiting as long (Maurer, Fail at Scale, 2015,
+//! who has it from CoDel).
 
 use std::{
     pin::pin,
@@ -25,6 +30,11 @@ pub(crate) const SLOW: Duration = Duration::from_millis(500);
 /// What most calls are answered in. A distant database alone takes 200; with more waiting than
 /// that, some would take as long as a try may.
 const SOON: Duration = Duration::from_millis(300);
+
+/// For how long somebody must have waited at every moment until more comes than can be done. A
+/// store that stalls for a moment, as all do, or programs that are started again one by one,
+/// have caught up by then.
+const STANDS: Duration = Duration::from_secs(4);
 
 /// Calls at a time: at first, at least, and at most.
 const FIRST: usize = 128;
@@ -51,6 +61,8 @@ struct State {
     /// It has never been less.
     is_starting: bool,
     round: Round,
+    /// Since when all places have been taken, and no call has failed.
+    full_since: Option<Instant>,
 }
 
 /// What is known of as many calls as there may be at a time.
@@ -72,6 +84,7 @@ impl Concurrency {
                 too_many: 0,
                 is_starting: true,
                 round: Round::default(),
+                full_since: None,
             }),
         }))
     }
@@ -79,10 +92,19 @@ impl Concurrency {
     /// A place for a call, if there is one now.
     pub(crate) fn try_acquire(&self) -> Option<Place> {
         let permit = Arc::clone(&self.0.places).try_acquire_owned().ok();
-        if permit.is_none() {
-            self.0.with(|state| state.round.is_full = true);
-        }
+        self.0.with(|state| match &permit {
+            Some(_) => state.full_since = None,
+            None => {
+                state.round.is_full = true;
+                state.full_since.get_or_insert_with(Instant::now);
+            }
+        });
         permit.map(|permit| self.place(Some(permit)))
+    }
+
+    /// From when on more comes than can be done, if nothing changes until then.
+    pub(crate) fn overloaded_from(&self) -> Option<Instant> {
+        self.0.with(|state| Some(state.full_since? + STANDS))
     }
 
     /// A place for a call; those who wait get theirs in their order. Cancel-safe.
@@ -139,6 +161,13 @@ impl State {
         self.too_many -= kept;
         more - kept
     }
+
+    /// Who waits may do so for what has failed, and not for all that there is to do.
+    fn note_failure(&mut self) {
+        if let Some(since) = &mut self.full_since {
+            *since = Instant::now();
+        }
+    }
 }
 
 /// A call's place among those under way; given back when it is dropped.
@@ -163,6 +192,9 @@ impl Place {
         let took = began.elapsed();
         if done.is_ok() || took > SOON {
             of.note(took);
+        }
+        if done.is_err() {
+            of.with(State::note_failure);
         }
         done
     }
@@ -307,6 +339,32 @@ mod tests {
         let mut hangs = pin!(place.hold(pending::<Result<(), ()>>()));
         assert!(timeout(SLOW * 2, &mut hangs).await.is_err());
         assert_eq!(calls.free(), FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn more_comes_than_can_be_done_once_somebody_has_waited_at_every_moment_for_long() {
+        let calls = Concurrency::new();
+        let is_overloaded = || (calls.overloaded_from()).is_some_and(|from| from <= Instant::now());
+        let later = |time| tokio::time::advance(time);
+        let mut places: Vec<Place> = std::iter::from_fn(|| calls.try_acquire()).collect();
+        assert!(calls.try_acquire().is_none());
+        later(STANDS - SOON).await;
+        assert!(!is_overloaded());
+        later(SOON).await;
+        assert!(is_overloaded());
+        // One who finds a place at once.
+        places.pop();
+        assert!(calls.try_acquire().is_some());
+        assert!(!is_overloaded());
+        let place = calls.try_acquire().unwrap();
+        assert!(calls.try_acquire().is_none());
+        later(STANDS).await;
+        assert!(is_overloaded());
+        // What fails may be what they wait for.
+        assert!(place.hold(ready(Err::<(), ()>(()))).await.is_err());
+        assert!(!is_overloaded());
+        later(STANDS).await;
+        assert!(is_overloaded());
     }
 
     #[tokio::test(start_paused = true)]

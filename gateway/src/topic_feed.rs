@@ -265,11 +265,13 @@ impl TopicFeed {
                 let waits = self.under_way.placing;
                 let free = || (!waits).then(|| self.house.calls.try_acquire()).flatten();
                 let Some(place) = place.or_else(free) else {
-                    let until = self.sending.wait(now, is_told);
+                    let overloaded_from = self.house.calls.overloaded_from();
+                    let until = self.sending.wait(now, overloaded_from, is_told);
                     self.wait_for_a_place();
                     return until;
                 };
-                let batch = self.sending.call(now, is_told)?;
+                let overloaded_from = self.house.calls.overloaded_from();
+                let batch = self.sending.call(now, overloaded_from, is_told)?;
                 self.audience.tell_first(batch.senders());
                 let sent = batch.send(self.house.services.clone(), self.topic, place);
                 self.jobs.push(Box::pin(async { Done::Sent(sent.await) }));

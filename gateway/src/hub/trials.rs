@@ -276,6 +276,54 @@ async fn of_more_topics_than_can_be_served_at_a_time_none_is_called_for_twice() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_more_than_all_topics_together_can_be_served_nobody_waits_long_for_a_refusal() {
+    const TOPICS: i64 = 600;
+    const TICK: Duration = Duration::from_millis(20);
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let mut topics = (2..2 + TOPICS)
+        .map(|id| stage.log.open_topic(id))
+        .collect::<Vec<TopicId>>()
+        .into_iter()
+        .cycle();
+    stage.log.each_message_takes(Duration::from_millis(4));
+    let mut open = HashMap::new();
+    let (mut sent, mut refused) = (0, 0);
+    let began = Instant::now();
+    // Three times as many as can be sent for ten seconds, and half as many for five.
+    for n in 0..750_u32 {
+        let is_too_much = n < 500;
+        for part in 0..if is_too_much { 15 } else { n % 2 * 5 } {
+            let stamp = format!("{n}-{part}");
+            let message = NewMessage {
+                topic_id: topics.next().unwrap(),
+                ..message(&stamp, "x")
+            };
+            stage.send(&sender, message);
+            open.insert(stamp, Instant::now());
+        }
+        let next = began + TICK * (n + 1);
+        while let Some(left) = next.checked_duration_since(Instant::now())
+            && let Some((stamp, was_sent)) = sender.answered(left).await
+        {
+            let waited = open.remove(&stamp).unwrap().elapsed();
+            *(if was_sent { &mut sent } else { &mut refused }) += 1;
+            let most = match n {
+                // Until it is known that it is no stall.
+                0..300 => 5_000,
+                300..600 => 2_000,
+                _ => 500,
+            };
+            assert!(waited < Duration::from_millis(most), "{n}: {waited:?}");
+        }
+    }
+    println!("{sent} sent, {refused} refused, {} open", open.len());
+    assert!(sent > 250 * 10, "{sent} were sent");
+    assert!(open.len() < 50, "{} are not answered", open.len());
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_is_too_large_for_a_service_that_got_slow_is_made_again_smaller() {
     let stage = Stage::new(calm());
     let mut sender = stage.sign_in(1).await;

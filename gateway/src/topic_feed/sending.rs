@@ -65,14 +65,19 @@ impl Sending {
         (self.pace.later_than(now)).map_or(Next::Call, Next::Later)
     }
 
-    /// The next call, if anything is left for it. Whoever was told of his message is not
-    /// refused, for it is in the log: it is sent again to hear so.
+    /// The next call, if anything is left for it; of what has waited where more comes than can
+    /// be done, only what has not waited long. Whoever was told of his message is not refused,
+    /// for it is in the log: it is sent again to hear so.
     pub(super) fn call(
         &mut self,
         now: Instant,
+        overloaded_from: Option<Instant>,
         is_told: impl Fn(&Outgoing) -> bool,
     ) -> Option<Batch> {
         self.extend_the_told(now, &is_told);
+        if overloaded_from.is_some_and(|from| from <= now) {
+            self.refuse_the_overdue(now, &is_told);
+        }
         let batch = Batch::take(&mut self.waiting, now, self.window.size());
         self.refuse_the_overdue(now, is_told);
         if batch.is_empty() {
@@ -82,17 +87,26 @@ impl Sending {
         Some(batch)
     }
 
-    /// Refuses what is late while there is no place for a call; says when more will be.
+    /// Refuses what is late while there is no place for a call, or has waited long where more
+    /// comes than can be done; says when more will be.
     pub(super) fn wait(
         &mut self,
         now: Instant,
+        overloaded_from: Option<Instant>,
         is_told: impl Fn(&Outgoing) -> bool,
     ) -> Option<Instant> {
         if self.waiting.front()?.is_late(now) {
-            self.extend_the_told(now, is_told);
+            self.extend_the_told(now, &is_told);
             refuse_the_late(&mut self.waiting, now);
         }
-        self.waiting.front().map(Outgoing::deadline)
+        if overloaded_from.is_some_and(|from| from <= now) {
+            self.refuse_the_overdue(now, is_told);
+        }
+        let first = self.waiting.front()?;
+        let overdue_at = || Some(self.window.overdue_at(first.came_at)?.max(overloaded_from?));
+        // Whoever is not refused though he is overdue was told.
+        let overdue_at = overdue_at().filter(|at| *at > now);
+        Some(overdue_at.map_or(first.deadline(), |at| at.min(first.deadline())))
     }
 
     fn extend_the_told(&mut self, now: Instant, is_told: impl Fn(&Outgoing) -> bool) {

@@ -70,10 +70,13 @@ impl Window {
         };
     }
 
-    /// Whether who came then has waited too long for a call that could have been made.
+    /// When who came then will have waited too long for a call that can be made.
+    pub(super) fn overdue_at(&self, came_at: Instant) -> Option<Instant> {
+        Some(self.flows_since?.max(came_at) + PATIENCE)
+    }
+
     pub(super) fn is_overdue(&self, came_at: Instant, now: Instant) -> bool {
-        self.flows_since
-            .is_some_and(|since| now.saturating_duration_since(since.max(came_at)) > PATIENCE)
+        self.overdue_at(came_at).is_some_and(|at| at <= now)
     }
 }
 
@@ -124,8 +127,8 @@ mod tests {
         let now = came_at + 2 * PATIENCE;
         assert!(!window.is_overdue(came_at, now));
         window.note(1, now, now, Went::Well);
-        assert!(!window.is_overdue(came_at, now + PATIENCE));
-        let later = now + PATIENCE + Duration::from_millis(1);
+        let later = now + PATIENCE;
+        assert!(!window.is_overdue(came_at, later - Duration::from_millis(1)));
         assert!(window.is_overdue(came_at, later));
         assert!(!window.is_overdue(later, later));
         window.note(1, later, later, Went::Busy);
