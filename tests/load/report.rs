@@ -93,16 +93,23 @@ pub(crate) fn machine() -> String {
     format!("{count} × {model}")
 }
 
-/// The commit that is checked out, marked if there are changes.
+/// The commit that is checked out, marked if there are changes, but for what was measured.
 pub(crate) fn commit() -> String {
-    let described = std::process::Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=10"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output();
-    described.map_or_else(
-        |_| "?".to_owned(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
+    let git = |arguments: &[&str]| {
+        std::process::Command::new("git")
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .ok()
+            .filter(|output| output.status.success())
+    };
+    let Some(described) = git(&["describe", "--always", "--abbrev=10"]) else {
+        return "?".to_owned();
+    };
+    let unchanged = ["diff", "--quiet", "HEAD", "--", ":/", ":!load/results"];
+    let mark = git(&unchanged).map_or("-dirty", |_| "");
+    let commit = String::from_utf8_lossy(&described.stdout);
+    format!("{}{mark}", commit.trim())
 }
 
 /// Makes the folder that reports go to.
