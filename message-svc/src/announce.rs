@@ -21,7 +21,7 @@ use proto::event::v1::{
     EntriesAppended, HeadsAnnounced, Joined, Left, MembershipChanged, TopicEvent, UserEvent,
     membership_changed::Change, topic_event, user_event,
 };
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::{Instant, MissedTickBehavior, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -49,6 +49,11 @@ const MAX_HEADS: usize = 100_000;
 /// Most changes of memberships that are announced again: about 2 MB.
 const MAX_CHANGES: usize = 10_000;
 
+/// How many of them without a pause, and how long that is: each wakes its user's task, and who
+/// has something to say must not wait behind all of them. They take half of the interval at most.
+const CHANGES_AT_ONCE: usize = 64;
+const PAUSE: Duration = Duration::from_millis(3);
+
 /// Publishes events, and again for a while.
 pub(crate) struct Announcements {
     bus: Arc<dyn Bus>,
@@ -71,7 +76,7 @@ impl Announcements {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             self.repeat_heads();
-            self.repeat_changes();
+            self.repeat_changes().await;
         }
     }
 
@@ -93,7 +98,7 @@ impl Announcements {
         }
     }
 
-    fn repeat_changes(&self) {
+    async fn repeat_changes(&self) {
         let changes: Vec<_> = {
             let mut changes = locked(&self.changes);
             while changes
@@ -107,8 +112,13 @@ impl Announcements {
                 .map(|(user, event, _)| (*user, event.clone()))
                 .collect()
         };
-        for (user, event) in changes {
-            self.bus.publish(Subject::User(user), event);
+        for (number, changes) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
+            if number > 0 {
+                sleep(PAUSE).await;
+            }
+            for (user, event) in changes {
+                self.bus.publish(Subject::User(*user), event.clone());
+            }
         }
     }
 

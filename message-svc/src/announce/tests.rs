@@ -198,16 +198,16 @@ async fn changes_of_memberships_are_announced_at_once_and_again_in_their_order()
         ]
     );
     for _ in 0..10 {
-        announcements.repeat_changes();
+        announcements.repeat_changes().await;
         assert_eq!(tape.take(), events);
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    announcements.repeat_changes();
+    announcements.repeat_changes().await;
     assert_eq!(tape.take(), []);
 }
 
-#[test]
-fn what_is_repeated_is_bounded() {
+#[tokio::test(start_paused = true)]
+async fn what_is_repeated_is_bounded() {
     let tape = Arc::new(Tape::default());
     let announcements = Announcements::new(Arc::clone(&tape) as _);
     for version in 0..MAX_CHANGES as i64 + 10 {
@@ -218,6 +218,6 @@ fn what_is_repeated_is_bounded() {
         MAX_CHANGES + 10,
         "each is announced once"
     );
-    announcements.repeat_changes();
+    announcements.repeat_changes().await;
     assert_eq!(tape.take().len(), MAX_CHANGES);
 }
