@@ -632,16 +632,15 @@ impl TopicFeed {
     }
 }
 
-/// Whether the sender has been told of his message since he emitted it, or will be,
-/// whatever became of the call. Who emitted it on another socket and was told there is not.
+/// Whether the sender has been told of his message by listening, or will be, whatever became
+/// of the call: also before he emitted it again, for the two may have crossed on the way. Who
+/// was told on another socket was not told here.
 fn is_told(outgoing: &Outgoing, audience: &Audience, recent: &Recent) -> bool {
     let session = &outgoing.session;
     let stamp = outgoing.stamp_id();
     stamp
         .and_then(|stamp| recent.seq_of(session.user.user_id, stamp))
-        .is_some_and(|seq| {
-            seq > outgoing.emitted_at && audience.is_told(session.session_id, seq, outgoing.came_at)
-        })
+        .is_some_and(|seq| audience.is_told(session.session_id, seq, outgoing.came_at))
 }
 
 /// Subscribes, and asks for the head once that is in force: what is appended

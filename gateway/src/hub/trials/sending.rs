@@ -253,3 +253,20 @@ async fn what_was_told_over_the_bus_never_fails_when_its_call_does() {
     sender.hears_nothing().await;
     stage.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_before_it_was_sent_again_never_fails_either() {
+    let limit = Duration::from_secs(2);
+    let stage = Stage::with_send_limit(calm(), limit);
+    let mut sender = stage.sign_in(1).await;
+    stage.send(&sender, message("a", "hello"));
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    // He sent it again before that reached him.
+    stage.log.trouble(Trouble::Away, u32::MAX);
+    stage.send(&sender, message("a", "hello"));
+    tokio::time::sleep(limit * 2).await;
+    sender.hears_nothing().await;
+    stage.log.trouble(Trouble::Away, 0);
+    assert_eq!(sender.sent(HEALED).await, (1, "hello".into()));
+    stage.end().await;
+}
