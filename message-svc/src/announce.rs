@@ -50,7 +50,7 @@ const MAX_HEADS: usize = 100_000;
 const MAX_CHANGES: usize = 10_000;
 
 /// How many of them without a pause, and how long that is: each wakes its user's task, and who
-/// has something to say must not wait behind all of them. They take half of the interval at most.
+/// has something to say must not wait behind all of them. All take about half of the interval.
 const CHANGES_AT_ONCE: usize = 64;
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -74,10 +74,12 @@ impl Announcements {
     pub(crate) async fn repeat(&self, stop: &CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let mut round = async || {
+            ticks.tick().await;
             self.repeat_heads();
             self.repeat_changes().await;
-        }
+        };
+        while stop.run_until_cancelled(round()).await.is_some() {}
     }
 
     fn repeat_heads(&self) {
