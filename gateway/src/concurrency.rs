@@ -9,12 +9,14 @@
 //! By most calls of a round, and not by each: a replica that hangs or a part of the store that is
 //! away makes some slow, which says nothing of how much there is to do for the others.
 //!
-//! Who waits while there is enough room on the whole is soon called. Where somebody has waited
-//! at every moment for seconds, more comes than can be done: then those who have waited long
-//! are better refused than those behind them kept waiting as long (Maurer, Fail at Scale, 2015,
-//! who has it from CoDel).
+//! The longer a topic waits for its call the more goes with it, so that more is done the more
+//! there is to do: to refuse what waits would take that away. Where one waits for seconds all
+//! the same, more comes than can be done in any case: then, until there is a place for everybody
+//! again, those who have waited long are better refused than those behind them kept waiting as
+//! long (Maurer, Fail at Scale, 2015, who has it from CoDel).
 
 use std::{
+    collections::VecDeque,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -31,10 +33,9 @@ pub(crate) const SLOW: Duration = Duration::from_millis(500);
 /// that, some would take as long as a try may.
 const SOON: Duration = Duration::from_millis(300);
 
-/// For how long somebody must have waited at every moment until more comes than can be done. A
-/// store that stalls for a moment, as all do, or programs that are started again one by one,
-/// have caught up by then.
-const STANDS: Duration = Duration::from_secs(4);
+/// How long one waits for a place where more comes than can be done. A store that stalls for a
+/// moment, as all do, or programs that are started again one by one, have caught up by then.
+const TOO_LONG: Duration = Duration::from_secs(4);
 
 /// Calls at a time: at first, at least, and at most.
 const FIRST: usize = 128;
@@ -61,8 +62,12 @@ struct State {
     /// It has never been less.
     is_starting: bool,
     round: Round,
-    /// Since when all places have been taken, and no call has failed.
-    full_since: Option<Instant>,
+    /// When each of those came who wait for a place, in their order.
+    line: VecDeque<Instant>,
+    /// When a call failed last.
+    failed_at: Option<Instant>,
+    /// Since when more comes than can be done.
+    overloaded_since: Option<Instant>,
 }
 
 /// What is known of as many calls as there may be at a time.
@@ -84,7 +89,9 @@ impl Concurrency {
                 too_many: 0,
                 is_starting: true,
                 round: Round::default(),
-                full_since: None,
+                line: VecDeque::new(),
+                failed_at: None,
+                overloaded_since: None,
             }),
         }))
     }
@@ -93,22 +100,23 @@ impl Concurrency {
     pub(crate) fn try_acquire(&self) -> Option<Place> {
         let permit = Arc::clone(&self.0.places).try_acquire_owned().ok();
         self.0.with(|state| match &permit {
-            Some(_) => state.full_since = None,
-            None => {
-                state.round.is_full = true;
-                state.full_since.get_or_insert_with(Instant::now);
-            }
+            Some(_) => state.overloaded_since = None,
+            None => state.round.is_full = true,
         });
         permit.map(|permit| self.place(Some(permit)))
     }
 
     /// From when on more comes than can be done, if nothing changes until then.
     pub(crate) fn overloaded_from(&self) -> Option<Instant> {
-        self.0.with(|state| Some(state.full_since? + STANDS))
+        self.0.with(|state| {
+            let first = || Some(state.waits_since(*state.line.front()?) + TOO_LONG);
+            state.overloaded_since.or_else(first)
+        })
     }
 
     /// A place for a call; those who wait get theirs in their order. Cancel-safe.
     pub(crate) async fn acquire(&self) -> Place {
+        let _waits = Waits::new(&self.0);
         // They are never closed.
         self.place(Arc::clone(&self.0.places).acquire_owned().await.ok())
     }
@@ -164,9 +172,44 @@ impl State {
 
     /// Who waits may do so for what has failed, and not for all that there is to do.
     fn note_failure(&mut self) {
-        if let Some(since) = &mut self.full_since {
-            *since = Instant::now();
-        }
+        self.failed_at = Some(Instant::now());
+        self.overloaded_since = None;
+    }
+
+    /// Since when he who came then waits for no failure.
+    fn waits_since(&self, came_at: Instant) -> Instant {
+        self.failed_at.map_or(came_at, |at| at.max(came_at))
+    }
+}
+
+/// One in the line, until it is his turn.
+struct Waits<'a> {
+    of: &'a Shared,
+    came_at: Instant,
+}
+
+impl<'a> Waits<'a> {
+    fn new(of: &'a Shared) -> Self {
+        let came_at = of.with(|state| {
+            let now = Instant::now();
+            state.line.push_back(now);
+            now
+        });
+        Self { of, came_at }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.of.with(|state| {
+            if let Ok(place) = state.line.binary_search(&self.came_at) {
+                state.line.remove(place);
+            }
+            let now = Instant::now();
+            if now >= state.waits_since(self.came_at) + TOO_LONG {
+                state.overloaded_since.get_or_insert(now);
+            }
+        });
     }
 }
 
@@ -342,28 +385,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_comes_than_can_be_done_once_somebody_has_waited_at_every_moment_for_long() {
+    async fn more_comes_than_can_be_done_once_one_has_waited_for_long_until_nobody_waits() {
         let calls = Concurrency::new();
         let is_overloaded = || (calls.overloaded_from()).is_some_and(|from| from <= Instant::now());
         let later = |time| tokio::time::advance(time);
         let mut places: Vec<Place> = std::iter::from_fn(|| calls.try_acquire()).collect();
-        assert!(calls.try_acquire().is_none());
-        later(STANDS - SOON).await;
-        assert!(!is_overloaded());
-        later(SOON).await;
+        // A line that moves is none that is too long, however long there has been one.
+        for _ in 0..3 {
+            let mut waits = pin!(calls.acquire());
+            assert!((&mut waits).now_or_never().is_none());
+            later(TOO_LONG - SOON).await;
+            assert!(!is_overloaded());
+            places.pop();
+            places.push(waits.await);
+        }
+        let mut waits = pin!(calls.acquire());
+        assert!((&mut waits).now_or_never().is_none());
+        later(TOO_LONG).await;
         assert!(is_overloaded());
-        // One who finds a place at once.
+        // So it is for those behind him, until somebody finds a place at once.
         places.pop();
-        assert!(calls.try_acquire().is_some());
-        assert!(!is_overloaded());
-        let place = calls.try_acquire().unwrap();
+        places.push(waits.await);
         assert!(calls.try_acquire().is_none());
-        later(STANDS).await;
         assert!(is_overloaded());
+        places.pop();
+        let place = calls.try_acquire().unwrap();
+        assert!(!is_overloaded());
         // What fails may be what they wait for.
+        let mut waits = pin!(calls.acquire());
+        assert!((&mut waits).now_or_never().is_none());
+        later(TOO_LONG).await;
+        assert!(is_overloaded());
         assert!(place.hold(ready(Err::<(), ()>(()))).await.is_err());
         assert!(!is_overloaded());
-        later(STANDS).await;
+        later(TOO_LONG).await;
         assert!(is_overloaded());
     }
 

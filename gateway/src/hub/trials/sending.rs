@@ -159,6 +159,48 @@ async fn of_more_topics_than_can_be_served_at_a_time_none_is_called_for_twice() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_is_not_refused_as_long_as_more_goes_with_each_call() {
+    const TOPICS: i64 = 600;
+    const MESSAGES: usize = 5_000;
+    let stage = Stage::new(calm());
+    let mut sender = stage.sign_in(1).await;
+    let topics: Vec<TopicId> = (2..2 + TOPICS).map(|id| stage.log.open_topic(id)).collect();
+    // 250 calls a second, and twice as many messages for ten seconds.
+    stage.log.each_call_takes(Duration::from_millis(4));
+    let mut open = HashMap::new();
+    let began = Instant::now();
+    for (n, topic_id) in (0..MESSAGES).zip(topics.into_iter().cycle()) {
+        let stamp = n.to_string();
+        let message = NewMessage {
+            topic_id,
+            ..message(&stamp, "x")
+        };
+        stage.send(&sender, message);
+        open.insert(stamp, Instant::now());
+        let next = began + Duration::from_millis(2) * n as u32;
+        while let Some(left) = next.checked_duration_since(Instant::now())
+            && let Some((stamp, was_sent)) = sender.answered(left).await
+        {
+            assert!(was_sent, "{stamp}");
+            let waited = open.remove(&stamp).unwrap().elapsed();
+            assert!(waited < Duration::from_secs(4), "{stamp}: {waited:?}");
+        }
+    }
+    let answered_meanwhile = MESSAGES - open.len();
+    println!("{answered_meanwhile} of {MESSAGES} were sent meanwhile");
+    assert!(
+        answered_meanwhile * 4 > MESSAGES * 3,
+        "{answered_meanwhile}"
+    );
+    while !open.is_empty() {
+        let (stamp, was_sent) = sender.answered(HEALED).await.unwrap();
+        assert!(was_sent, "{stamp}");
+        open.remove(&stamp);
+    }
+    stage.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_more_than_all_topics_together_can_be_served_nobody_waits_long_for_a_refusal() {
     const TOPICS: i64 = 600;
     const TICK: Duration = Duration::from_millis(20);

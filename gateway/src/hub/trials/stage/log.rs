@@ -54,6 +54,7 @@ struct World {
     topic_out_of_reach: Option<TopicId>,
     user_out_of_reach: Option<i64>,
     tokens_out_of_reach: bool,
+    call_takes: Duration,
     message_takes: Duration,
     send_calls: usize,
 }
@@ -152,7 +153,12 @@ impl Log {
         self.world().open_of = user;
     }
 
-    /// How long each message of a call takes.
+    /// How long each call takes, whatever it brings.
+    pub(crate) fn each_call_takes(&self, time: Duration) {
+        self.world().call_takes = time;
+    }
+
+    /// How long each message of a call takes besides.
     pub(crate) fn each_message_takes(&self, time: Duration) {
         self.world().message_takes = time;
     }
@@ -227,8 +233,11 @@ impl message_server::MessageService for Log {
         let users = Call::of(&request).acting_users;
         let request = request.into_inner();
         let topic = TopicId::new(request.topic_id).unwrap();
-        self.world().send_calls += 1;
-        let takes = self.world().message_takes * request.messages.len() as u32;
+        let takes = {
+            let mut world = self.world();
+            world.send_calls += 1;
+            world.call_takes + world.message_takes * request.messages.len() as u32
+        };
         let turn = self.turn.lock().await;
         if !takes.is_zero() {
             tokio::time::sleep(takes).await;
