@@ -53,7 +53,7 @@ use tokio::{
 pub use self::{
     answer::{Applied, OldRow},
     error::CqlError,
-    reach::read_in_reach,
+    reach::ReadsTogether,
     url::{CqlUrl, InvalidCqlUrl},
 };
 

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chassis::{
-    cql::{Cql, CqlError, blocks::Blocks, migrations::Migrations, read_in_reach},
+    cql::{Cql, CqlError, ReadsTogether, blocks::Blocks, migrations::Migrations},
     id::UserId,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -37,7 +37,7 @@ use tokio::time::timeout;
 use self::{
     accounts::{Accounts, Found},
     claims::{Claim, Claims},
-    tokens::{State, TokenRows},
+    tokens::{Look, State, TokenRows},
 };
 use super::{Added, MAX_TOKENS, Opened, Store, StoreError, Tokens};
 use crate::{
@@ -66,6 +66,7 @@ pub struct ScyllaStore {
     usernames: Claims,
     token_claims: Claims,
     tokens: TokenRows,
+    live_together: ReadsTogether,
 }
 
 impl ScyllaStore {
@@ -82,6 +83,7 @@ impl ScyllaStore {
             usernames: Claims::on_usernames(cql),
             token_claims: Claims::on_tokens(cql),
             tokens: TokenRows::open(cql),
+            live_together: ReadsTogether::default(),
         };
         cql.prepared().await?;
         Ok(store)
@@ -168,7 +170,17 @@ impl ScyllaStore {
     }
 
     async fn is_live(&self, token: &TokenHash) -> Result<bool, StoreError> {
-        match self.tokens.look(token).await? {
+        self.is_live_at(self.tokens.look(token).await?).await
+    }
+
+    async fn are_live(&self, tokens: Vec<TokenHash>) -> Result<Vec<bool>, StoreError> {
+        let looks = self.tokens.look_at_all(&tokens).await?.into_iter();
+        let looks = looks.map(|look| self.is_live_at(look));
+        stream::iter(looks).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn is_live_at(&self, look: Option<Look>) -> Result<bool, StoreError> {
+        match look {
             None | Some((_, State::Ended)) => Ok(false),
             Some((_, State::Live)) => Ok(true),
             Some((id, State::Claimed)) => {
@@ -235,9 +247,12 @@ impl Store for ScyllaStore {
     }
 
     async fn live_in_reach(&self, tokens: &[TokenHash]) -> Result<Vec<Option<bool>>, StoreError> {
-        let reads = tokens.iter().copied();
-        let reads = reads.map(|token| async move { self.is_live(&token).await });
-        read_in_reach(reads, AT_ONCE, StoreError::is_unavailable).await
+        let together = |tokens| self.are_live(tokens);
+        let alone = |token| async move { self.is_live(&token).await };
+        let reads = &self.live_together;
+        reads
+            .read(tokens, AT_ONCE, together, alone, StoreError::is_unavailable)
+            .await
     }
 
     async fn accounts(&self, ids: &[UserId]) -> Result<Vec<Option<Account>>, StoreError> {

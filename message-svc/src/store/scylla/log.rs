@@ -23,11 +23,11 @@ mod segments;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::{collections::HashMap, ops::Range};
 
 use async_trait::async_trait;
 use chassis::{
-    cql::{Applied, Conditional, Cql, CqlError, Part, Read, Write, read_in_reach},
+    cql::{Applied, Conditional, Cql, CqlError, Part, Read, ReadsTogether, Write},
     id::{MessageId, Seq, TopicId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -57,6 +57,8 @@ pub(super) struct Log {
     filters: Filters,
     head: Read,
     head_now: Read,
+    heads: Read,
+    heads_together: ReadsTogether,
     entries: Read,
     stamps: Read,
     begin: Conditional,
@@ -68,8 +70,7 @@ pub(super) struct Log {
 
 impl Log {
     pub(super) fn open(cql: &Cql) -> Self {
-        let head =
-            "SELECT topic_id, first_seq, capacity, head FROM message_log WHERE segment = ? LIMIT 1";
+        let head = "SELECT segment, topic_id, first_seq, capacity, head FROM message_log WHERE segment = ? LIMIT 1";
         let slots = "FROM message_log WHERE segment = ? AND slot >= ? AND slot < ?";
         let markers = ENTRY_COLUMNS.split(", ").map(|_| ", ?").collect::<String>();
         Self {
@@ -77,6 +78,11 @@ impl Log {
             filters: Filters::open(cql),
             head: cql.read("log_head", head),
             head_now: cql.serial_read("log_head_now", head),
+            heads: cql.read(
+                "log_heads",
+                "SELECT DISTINCT segment, topic_id, first_seq, capacity, head FROM message_log WHERE segment IN ?",
+            ),
+            heads_together: ReadsTogether::default(),
             entries: cql
                 .read("log_entries", &format!("SELECT {ENTRY_COLUMNS} {slots}")),
             stamps: cql
@@ -115,6 +121,23 @@ impl Log {
         row.map_or(Ok(0), |row| row.head(segment))
     }
 
+    /// The heads of those segments that have one.
+    async fn heads(&self, segments: &[Segment]) -> Result<HashMap<SegmentId, u32>, StoreError> {
+        if segments.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let ids: Vec<i64> = segments.iter().map(|segment| segment.id.get()).collect();
+        let rows: Vec<HeadRow> = self.cql.rows(&self.heads, (&ids,)).await?;
+        let rows: HashMap<i64, HeadRow> = rows.into_iter().map(|row| (row.segment, row)).collect();
+        segments
+            .iter()
+            .filter_map(|segment| {
+                let row = rows.get(&segment.id.get())?;
+                Some(row.head(segment).map(|head| (segment.id, head)))
+            })
+            .collect()
+    }
+
     /// The rows of `slots` without a hole.
     ///
     /// A node that missed commits may miss a slot and have a later one; a serial read
@@ -151,6 +174,30 @@ impl Log {
             "segment {} has a hole between the slots {from} and {to}",
             segment.id.get()
         )))
+    }
+
+    /// The newest seq of each topic.
+    async fn newest_seqs(&self, topics: Vec<TopicId>) -> Result<Vec<Seq>, StoreError> {
+        let seen = topics.iter().map(|topic| self.segments.newest_seen(*topic));
+        let seen: Vec<Option<Segment>> = seen.collect();
+        let segments: Vec<Segment> = seen.iter().flatten().copied().collect();
+        let heads = self.heads(&segments).await?;
+        let seqs = topics.into_iter().zip(seen).map(|(topic, seen)| {
+            let seq = seen.and_then(|segment| {
+                let head = heads.get(&segment.id).copied().unwrap_or(0);
+                (head < segment.capacity).then(|| last_seq(&segment, head))
+            });
+            async move {
+                match seq {
+                    Some(seq) => Ok(seq),
+                    None => self.newest_seq(topic).await,
+                }
+            }
+        });
+        stream::iter(seqs)
+            .buffered(HEADS_AT_A_TIME)
+            .try_collect()
+            .await
     }
 
     /// The newest seq of a topic. Its newest segment is the one that was seen last, for
@@ -307,11 +354,14 @@ impl LogStore for ScyllaStore {
     }
 
     async fn heads_in_reach(&self, topics: &[TopicId]) -> Result<Vec<Option<Seq>>, StoreError> {
-        let reads = topics
-            .iter()
-            .copied()
-            .map(|topic| self.log.newest_seq(topic));
-        read_in_reach(reads, HEADS_AT_A_TIME, StoreError::is_unavailable).await
+        let log = &self.log;
+        let together = |topics| log.newest_seqs(topics);
+        let alone = |topic| log.newest_seq(topic);
+        let is_out = StoreError::is_unavailable;
+        let reads = &log.heads_together;
+        reads
+            .read(topics, HEADS_AT_A_TIME, together, alone, is_out)
+            .await
     }
 
     async fn full_segments(

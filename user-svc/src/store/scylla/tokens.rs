@@ -1,5 +1,7 @@
 //! The rows of tokens, once they are somebody's.
 
+use std::collections::HashMap;
+
 use chassis::{
     cql::{Applied, Conditional, Cql, Read},
     id::UserId,
@@ -13,6 +15,7 @@ use crate::token::TokenHash;
 pub(super) struct TokenRows {
     cql: Cql,
     look: Read,
+    look_all: Read,
     seal: Conditional,
     insert: Conditional,
     end: Conditional,
@@ -30,10 +33,26 @@ pub(super) enum State {
     Ended,
 }
 
+/// Whose a token is, or would be, and how far it has come.
+pub(super) type Look = (UserId, State);
+
 #[derive(DeserializeRow)]
 struct Row {
     user_id: Option<i64>,
     state: Option<String>,
+}
+
+impl Row {
+    fn decode(self) -> Result<Look, StoreError> {
+        let state = match self.state.as_deref() {
+            Some("claimed") => State::Claimed,
+            Some("live") => State::Live,
+            Some("ended") => State::Ended,
+            _ => return Err(damaged()),
+        };
+        let holder = self.user_id.and_then(UserId::new).ok_or_else(damaged)?;
+        Ok((holder, state))
+    }
 }
 
 /// How often a token is met that is made at the same moment.
@@ -47,6 +66,11 @@ impl TokenRows {
                 .read(
                     "token_look",
                     "SELECT user_id, state FROM tokens WHERE hash = ?",
+                ),
+            look_all: cql
+                .read(
+                    "tokens_look",
+                    "SELECT hash, user_id, state FROM tokens WHERE hash IN ?",
                 ),
             seal: cql
                 .conditional(
@@ -71,24 +95,32 @@ impl TokenRows {
         }
     }
 
-    /// Whose a token is, or would be, and how far it has come.
-    pub(super) async fn look(
-        &self,
-        token: &TokenHash,
-    ) -> Result<Option<(UserId, State)>, StoreError> {
+    /// What is known of a token, if anything is.
+    pub(super) async fn look(&self, token: &TokenHash) -> Result<Option<Look>, StoreError> {
         let hash = token.as_bytes().as_slice();
         let row: Option<Row> = self.cql.row(&self.look, (hash,)).await?;
-        let Some(row) = row else {
-            return Ok(None);
-        };
-        let state = match row.state.as_deref() {
-            Some("claimed") => State::Claimed,
-            Some("live") => State::Live,
-            Some("ended") => State::Ended,
-            _ => return Err(damaged()),
-        };
-        let holder = row.user_id.and_then(UserId::new).ok_or_else(damaged)?;
-        Ok(Some((holder, state)))
+        row.map(|row| row.decode()).transpose()
+    }
+
+    /// The same of each, in the order asked.
+    pub(super) async fn look_at_all(
+        &self,
+        tokens: &[TokenHash],
+    ) -> Result<Vec<Option<Look>>, StoreError> {
+        let hashes: Vec<&[u8]> = tokens
+            .iter()
+            .map(|token| token.as_bytes().as_slice())
+            .collect();
+        let rows: Vec<(Vec<u8>, Option<i64>, Option<String>)> =
+            self.cql.rows(&self.look_all, (&hashes,)).await?;
+        let looks = rows
+            .into_iter()
+            .map(|(hash, user_id, state)| Ok((hash, Row { user_id, state }.decode()?)));
+        let looks: HashMap<Vec<u8>, Look> = looks.collect::<Result<_, StoreError>>()?;
+        Ok(hashes
+            .into_iter()
+            .map(|hash| looks.get(hash).copied())
+            .collect())
     }
 
     /// Spares later looks at the token the look at its account. Tried once: the next sign-in

@@ -1,10 +1,13 @@
 //! Who is where: the partition of a user is the authority on all his memberships.
 
-use std::{collections::HashSet, ops::ControlFlow};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::ControlFlow,
+};
 
 use chassis::{
     call::DEFAULT_TIMEOUT,
-    cql::{Applied, Conditional, Cql, Part, Read, Values, Write, read_in_reach},
+    cql::{Applied, Conditional, Cql, Part, Read, ReadsTogether, Values, Write},
     id::{Seq, TopicId, UserId},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -34,6 +37,8 @@ pub(super) struct Memberships {
     with_one: Read,
     state: Read,
     state_serial: Read,
+    versions: Read,
+    versions_together: ReadsTogether,
     written: Read,
     one: Read,
     page: Read,
@@ -145,6 +150,14 @@ impl Memberships {
                 ),
             state: cql.read("membership_state", &state),
             state_serial: cql.serial_read("membership_state_serial", &state),
+            versions: cql
+                .read(
+                    "membership_versions",
+                    &format!(
+                        "SELECT user_id, version FROM memberships WHERE user_id IN ? AND topic_id = {ALL}"
+                    ),
+                ),
+            versions_together: ReadsTogether::default(),
             written: cql
                 .read(
                     "membership_written",
@@ -381,8 +394,20 @@ impl Memberships {
         &self,
         users: &[UserId],
     ) -> Result<Vec<Option<i64>>, StoreError> {
-        let reads = users.iter().copied().map(|user| self.version(user));
-        read_in_reach(reads, AT_ONCE, StoreError::is_unavailable).await
+        let together = |users| self.versions_of(users);
+        let alone = |user| self.version(user);
+        let reads = &self.versions_together;
+        reads
+            .read(users, AT_ONCE, together, alone, StoreError::is_unavailable)
+            .await
+    }
+
+    async fn versions_of(&self, users: Vec<UserId>) -> Result<Vec<i64>, StoreError> {
+        let ids: Vec<i64> = users.iter().map(|user| user.get()).collect();
+        let rows: Vec<(i64, i64)> = self.cql.rows(&self.versions, (&ids,)).await?;
+        let versions: HashMap<i64, i64> = rows.into_iter().collect();
+        let version = |id| versions.get(id).copied().unwrap_or(0);
+        Ok(ids.iter().map(version).collect())
     }
 
     async fn version(&self, user: UserId) -> Result<i64, StoreError> {

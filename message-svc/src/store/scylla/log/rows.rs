@@ -164,6 +164,7 @@ fn damaged(segment: SegmentId, slot: i32, what: &str) -> StoreError {
 /// there, or none.
 #[derive(DeserializeRow)]
 pub(super) struct HeadRow {
+    pub(super) segment: i64,
     topic_id: Option<i64>,
     first_seq: Option<i64>,
     capacity: Option<i32>,
