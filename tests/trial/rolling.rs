@@ -4,7 +4,7 @@
 mod talker;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -27,6 +27,10 @@ const DRAIN: Duration = Duration::from_secs(21);
 const START: Duration = Duration::from_secs(30);
 /// Talk before the first restart and after the last one.
 const TALK: Duration = Duration::from_secs(3);
+/// By when the machine carries what is said while nothing is restarted, and this share of the
+/// longest within which all is sent then.
+const STRIDE: Duration = Duration::from_secs(60);
+const WELL_WITHIN: Moment = 5;
 /// By when everybody is there at first.
 const GATHER: Duration = Duration::from_secs(60);
 
@@ -120,8 +124,9 @@ async fn nothing_is_noticed_of(stack: &Stack, seed: u64, size: Size) -> Result<(
         .await?;
     println!("{clients} are here, {rate} messages a second");
     phase.send_replace(Phase::Talk);
-    sleep(TALK).await;
+    is_carried(&shared, size).await?;
 
+    shared.began.store(now(), Ordering::Relaxed);
     restart_each(stack, &shared).await;
     let restarted = Instant::now();
     shared
@@ -168,6 +173,26 @@ async fn nothing_is_noticed_of(stack: &Stack, seed: u64, size: Size) -> Result<(
     println!("{figures:#?}");
     expect_none(seed, &history, &findings)?;
     expect(&figures, &history, size)
+}
+
+/// Waits until the machine carries what they say: a database that has just started does not at
+/// first, and what no machine carries says nothing of restarts.
+async fn is_carried(shared: &Shared, size: Size) -> Result<(), Failed> {
+    let until = Instant::now() + STRIDE;
+    loop {
+        sleep(TALK).await;
+        let sent = shared.sent.swap(0, Ordering::Relaxed);
+        let slowest = shared.slowest.swap(0, Ordering::Relaxed);
+        println!("in {TALK:?} {sent} were sent, the slowest after {slowest} ms");
+        let enough = 0.9 * TALK.as_secs_f64() * size.rate as f64;
+        if sent as f64 >= enough && slowest * WELL_WITHIN <= size.slowest {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let rate = size.rate;
+            return Err(format!("this machine does not carry {rate} messages a second").into());
+        }
+    }
 }
 
 /// Restarts one after the other, each as soon as the one before is ready.
@@ -224,6 +249,11 @@ struct Shared {
     silent: AtomicUsize,
     /// How many have been shown the last message of their topic.
     last: AtomicUsize,
+    /// Messages that were sent since this was looked at last, and what the slowest of them took.
+    sent: AtomicUsize,
+    slowest: AtomicI64,
+    /// When the restarts began; 0 before.
+    began: AtomicI64,
 }
 
 impl Shared {

@@ -24,7 +24,8 @@ const ANSWER: Moment = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub(super) sent: usize,
-    /// The longest from what he wanted to say until he was told that it is sent; milliseconds.
+    /// The longest from what he wanted to say, since restarts began, until he was told that it
+    /// is sent; milliseconds.
     pub(super) slowest: Moment,
     /// Answers by which a message may be sent again.
     pub(super) failed: usize,
@@ -258,8 +259,7 @@ impl Talker {
                 if message.owner == self.person.id
                     && let Some(open) = self.settle(&message.stamp)
                 {
-                    self.figures.sent += 1;
-                    self.figures.slowest = self.figures.slowest.max(at - open.said_at);
+                    self.note_sent(&open, at);
                 }
                 if message.stamp.ends_with(LAST) && !self.has_heard_last {
                     self.has_heard_last = true;
@@ -283,6 +283,17 @@ impl Talker {
         };
         record.events.push(Event { at, what });
         Ok(())
+    }
+
+    fn note_sent(&mut self, open: &Open, at: Moment) {
+        let took = at - open.said_at;
+        self.figures.sent += 1;
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        self.shared.slowest.fetch_max(took, Ordering::Relaxed);
+        let began = self.shared.began.load(Ordering::Relaxed);
+        if began > 0 && at >= began {
+            self.figures.slowest = self.figures.slowest.max(took);
+        }
     }
 
     fn settle(&mut self, stamp: &str) -> Option<Open> {
