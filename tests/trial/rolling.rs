@@ -27,8 +27,8 @@ const DRAIN: Duration = Duration::from_secs(21);
 const START: Duration = Duration::from_secs(30);
 /// Talk before the first restart and after the last one.
 const TALK: Duration = Duration::from_secs(3);
-/// By when the machine carries what is said while nothing is restarted, and this share of the
-/// longest within which all is sent then.
+/// By when the machine carries what is said while nothing is restarted: all is sent within this
+/// part of the time that may pass while something is.
 const STRIDE: Duration = Duration::from_secs(60);
 const WELL_WITHIN: Moment = 5;
 /// By when everybody is there at first.

@@ -3,7 +3,7 @@
 
 use std::{
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -71,19 +71,16 @@ impl ReadsTogether {
     }
 
     fn is_apart(&self) -> bool {
-        let until = *self
-            .apart_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| until > Instant::now())
+        self.apart_until()
+            .is_some_and(|until| until > Instant::now())
     }
 
     fn go_apart(&self) {
-        let mut until = self
-            .apart_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        *until = Some(Instant::now() + APART);
+        *self.apart_until() = Some(Instant::now() + APART);
+    }
+
+    fn apart_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        (self.apart_until.lock()).unwrap_or_else(PoisonError::into_inner)
     }
 }
 

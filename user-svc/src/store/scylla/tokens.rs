@@ -99,7 +99,7 @@ impl TokenRows {
     pub(super) async fn look(&self, token: &TokenHash) -> Result<Option<Look>, StoreError> {
         let hash = token.as_bytes().as_slice();
         let row: Option<Row> = self.cql.row(&self.look, (hash,)).await?;
-        row.map(|row| row.decode()).transpose()
+        row.map(Row::decode).transpose()
     }
 
     /// The same of each, in the order asked.
