@@ -13,11 +13,13 @@ use chassis::{
     call::{ActingUser, Call},
     client::Channel,
     id::{TopicId, UserId},
+    server::Direct,
     status::reason,
 };
 use proto::{
     message::v1::{
-        EnrolUserRequest, GetTopicRequest, message_service_client::MessageServiceClient,
+        EnrolUserRequest, GetTopicRequest, SendMessagesRequest, SendMessagesResponse,
+        message_service_client::MessageServiceClient,
     },
     presence::v1::{ReportTypingRequest, presence_service_client::PresenceServiceClient},
     user::v1::{AuthenticateRequest, SignUpRequest, user_service_client::UserServiceClient},
@@ -25,7 +27,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
@@ -74,6 +76,8 @@ pub struct Services {
     pub message: MessageServiceClient<Channel>,
     /// Leases, sessions and typing.
     pub presence: PresenceServiceClient<Channel>,
+    /// Sends messages where message-svc is in this process.
+    direct: Option<Direct<SendMessagesRequest, SendMessagesResponse>>,
 }
 
 impl Services {
@@ -84,7 +88,28 @@ impl Services {
             user: UserServiceClient::new(user),
             message: MessageServiceClient::new(message),
             presence: PresenceServiceClient::new(presence),
+            direct: None,
         }
+    }
+
+    /// The same where messages are sent without a channel.
+    #[must_use]
+    pub fn sending_by(self, direct: Direct<SendMessagesRequest, SendMessagesResponse>) -> Self {
+        Self {
+            direct: Some(direct),
+            ..self
+        }
+    }
+
+    pub(crate) async fn send_messages(
+        &self,
+        request: Request<SendMessagesRequest>,
+    ) -> Result<SendMessagesResponse, Status> {
+        if let Some(direct) = &self.direct {
+            return direct.call(request).await;
+        }
+        let answer = self.message.clone().send_messages(request).await?;
+        Ok(answer.into_inner())
     }
 }
 

@@ -14,8 +14,14 @@ pub mod store;
 
 use std::{sync::Arc, time::Duration};
 
-use chassis::bus::Bus;
-use proto::message::v1::message_service_server::MessageServiceServer;
+use chassis::{
+    bus::Bus,
+    server::{Direct, Services},
+};
+use proto::message::v1::{
+    SendMessagesRequest, SendMessagesResponse,
+    message_service_server::{MessageService as _, MessageServiceServer},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -31,6 +37,8 @@ use self::{
 /// Largest request that is read: what is answered repeats what was sent, a little
 /// longer, and has to stay below gRPC's 4 MiB.
 const MAX_REQUEST_BYTES: usize = 3 * 1024 * 1024;
+
+const SEND_MESSAGES: &str = "/drivers.message.v1.MessageService/SendMessages";
 
 /// How long what is under way may take at the end.
 const LAST_WRITES: Duration = Duration::from_secs(10);
@@ -67,9 +75,8 @@ pub async fn build(
         config.log(),
     );
     let changes = TaskTracker::new();
-    let api = Api::new(directory, log.clone(), changes.clone());
     Ok(App {
-        service: MessageServiceServer::new(api).max_decoding_message_size(MAX_REQUEST_BYTES),
+        api: Arc::new(Api::new(directory, log.clone(), changes.clone())),
         log,
         changes,
         announcements,
@@ -78,7 +85,7 @@ pub async fn build(
 
 /// The message service, ready to be served.
 pub struct App {
-    service: MessageServiceServer<Api>,
+    api: Arc<Api>,
     log: Log,
     changes: TaskTracker,
     announcements: Arc<Announcements>,
@@ -88,7 +95,22 @@ impl App {
     /// The service, for a server or for a client in the same process.
     #[must_use]
     pub fn service(&self) -> MessageServiceServer<Api> {
-        self.service.clone()
+        MessageServiceServer::from_arc(Arc::clone(&self.api))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+    }
+
+    /// `SendMessages` alone, for a client in the same process, behind the layers of these
+    /// services.
+    #[must_use]
+    pub fn send_messages(
+        &self,
+        services: &Services,
+    ) -> Direct<SendMessagesRequest, SendMessagesResponse> {
+        let api = Arc::clone(&self.api);
+        services.direct(SEND_MESSAGES, move |request| {
+            let api = Arc::clone(&api);
+            Box::pin(async move { api.send_messages(request).await })
+        })
     }
 
     /// Does what has to be done besides answering calls, until `shutdown`; then takes

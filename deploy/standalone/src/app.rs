@@ -173,13 +173,18 @@ impl App {
             ),
         };
         let services = all(gate);
+        let here = all(Gate::Shut);
         let channel = match config.internal_grpc {
-            InternalGrpc::InProcess => Channel::local(all(Gate::Shut)),
+            InternalGrpc::InProcess => Channel::local(here.clone()),
             InternalGrpc::Sockets => Channel::to("services", &url.parse()?, shown)?,
         };
         // A retry budget for each service: one that fails can't use up another's.
         let channel = || channel.clone().with_limits(&config.client);
         let called = hub::Services::new(channel(), channel(), channel());
+        let called = match config.internal_grpc {
+            InternalGrpc::InProcess => called.sending_by(parts.messages.send_messages(&here)),
+            InternalGrpc::Sockets => called,
+        };
         let edge = Edge::new(config.gateway, config.hub, called, bus, tls, window);
         Ok(Self {
             window,

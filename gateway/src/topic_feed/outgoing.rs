@@ -221,12 +221,11 @@ impl Batch {
                 .map(|(outgoing, index)| outgoing.to_wire(*index))
                 .collect(),
         });
-        let mut client = services.message;
         let outcomes = place
-            .hold(client.send_messages(request))
+            .hold(services.send_messages(request))
             .await
-            .map(|response| {
-                let results = response.into_inner().results.into_iter();
+            .map(|answer| {
+                let results = answer.results.into_iter();
                 results.map(|result| result.outcome.ok_or_else(unanswered))
             });
         let mut answered = Vec::with_capacity(self.messages.len());

@@ -10,19 +10,22 @@ use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, time::timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 use tonic::{Code, Status, body::Body, server::NamedService, service::Routes};
 use tower::{Service, ServiceExt as _};
 use tracing::Instrument as _;
 
 use crate::{
-    call::{Call, MAX_ACTING_USERS, metadata},
+    call::{Call, MAX_ACTING_USERS, TraceContext, metadata},
     identity::{Gate, InProcess},
     methods::{self, Method},
     status::{self, Refusal},
@@ -30,9 +33,11 @@ use crate::{
 
 mod accept;
 mod aged;
+mod direct;
 mod later;
 pub mod listener;
 
+pub use direct::Direct;
 pub use later::Later;
 pub use listener::{ServeError, serve};
 
@@ -128,31 +133,44 @@ impl Services {
         mut request: Request<Body>,
         method: Option<&'static Method>,
     ) -> Result<Response<Body>, Refusal> {
-        let open = is_open(request.uri().path());
-        let call = self.identify(&mut request, method, open)?;
-        let _permit = if open {
+        let uri = request.uri().clone();
+        let call = self.identify(&mut request, method, is_open(uri.path()))?;
+        let (deadline, trace) = (call.deadline, call.trace);
+        request.extensions_mut().insert(call);
+        let handler = Box::pin(self.routes.clone().oneshot(request));
+        match self.work(uri.path(), deadline, trace, handler).await? {
+            Ok(response) => Ok(response),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Does what a call asks for, if there is room for it, within its time and its span.
+    async fn work<T>(
+        &self,
+        path: &str,
+        deadline: Instant,
+        trace: TraceContext,
+        handler: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
+        let _permit = if is_open(path) {
             None
         } else {
             Some(self.in_flight.try_acquire().map_err(|_| shed())?)
         };
-        if call.time_left().is_zero() {
+        if deadline <= Instant::now() {
             return Err(Refusal::too_late());
         }
         let span = tracing::info_span!(
             "grpc",
-            path = request.uri().path(),
-            trace_id = format_args!("{:032x}", call.trace.trace_id),
-            span_id = format_args!("{:016x}", call.trace.span_id),
+            path,
+            trace_id = format_args!("{:032x}", trace.trace_id),
+            span_id = format_args!("{:016x}", trace.span_id),
         );
-        let deadline = call.deadline;
-        let trace = call.trace;
-        request.extensions_mut().insert(call);
-        let handler = AssertUnwindSafe(Box::pin(self.routes.oneshot(request)))
+        let handler = AssertUnwindSafe(handler)
             .catch_unwind()
             .instrument(span.clone());
         match timeout_at(deadline, trace.spanning(handler)).await {
-            Ok(Ok(Ok(response))) => Ok(response),
-            Ok(Ok(Err(never))) => match never {},
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(_)) => {
                 span.in_scope(|| tracing::error!("a handler panicked"));
                 metrics::counter!("drivers_grpc_server_panics_total").increment(1);
@@ -173,21 +191,24 @@ impl Services {
         method: Option<&Method>,
         open: bool,
     ) -> Result<Call, Refusal> {
-        let mut call = if let Some(InProcess(call)) = request.extensions_mut().remove() {
-            call
+        if let Some(InProcess(call)) = request.extensions_mut().remove() {
+            return Self::arrived(call);
+        }
+        let default_timeout = Duration::from_millis(self.config.default_timeout_ms);
+        let mut call = if open {
+            metadata::read_anonymous(request.headers(), default_timeout)?
         } else {
-            let default_timeout = Duration::from_millis(self.config.default_timeout_ms);
-            let mut call = if open {
-                metadata::read_anonymous(request.headers(), default_timeout)?
-            } else {
-                (self.gate).check(request.headers(), request.extensions(), method)?;
-                metadata::read(request.headers(), default_timeout)?
-            };
-            let left = call.time_left();
-            let ahead = (left / 10).clamp(LEAST_AHEAD_OF_TONIC, MOST_AHEAD_OF_TONIC);
-            call.deadline -= ahead.min(left);
-            call
+            (self.gate).check(request.headers(), request.extensions(), method)?;
+            metadata::read(request.headers(), default_timeout)?
         };
+        let left = call.time_left();
+        let ahead = (left / 10).clamp(LEAST_AHEAD_OF_TONIC, MOST_AHEAD_OF_TONIC);
+        call.deadline -= ahead.min(left);
+        Self::arrived(call)
+    }
+
+    /// The call as this server answers it, with a span of its own.
+    fn arrived(mut call: Call) -> Result<Call, Refusal> {
         if call.acting_users.len() > MAX_ACTING_USERS {
             return Err(metadata::malformed("a call acts for at most 32 users"));
         }
