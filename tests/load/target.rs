@@ -350,7 +350,9 @@ async fn sign_everybody_up(
 /// Builds packages of ours as they are released.
 fn build_ours(packages: &[&str]) -> Result<(), String> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut build = Command::new(env!("CARGO"));
+    // What has started this has chosen its toolchain; else the one of the folder is taken.
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
     build.args(["build", "--release", "--locked", "--quiet"]);
     for package in packages {
         build.args(["-p", package]);

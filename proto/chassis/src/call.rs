@@ -183,6 +183,12 @@ impl Call {
             .cloned()
             .unwrap_or_else(|| Self::within(DEFAULT_TIMEOUT))
     }
+
+    /// The same, taken out of the request.
+    pub(crate) fn take_from<T>(request: &mut tonic::Request<T>) -> Self {
+        let call = request.extensions_mut().remove();
+        call.unwrap_or_else(|| Self::within(DEFAULT_TIMEOUT))
+    }
 }
 
 /// The instant after this time; a year from now when it is beyond the clock's range.

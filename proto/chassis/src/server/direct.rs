@@ -59,7 +59,7 @@ impl<Q, A> Direct<Q, A> {
     }
 
     async fn answer(&self, mut request: Request<Q>) -> Result<A, Status> {
-        let call = Services::arrived(Call::of(&request))?;
+        let call = Services::arrived(Call::take_from(&mut request))?;
         let (deadline, trace) = (call.deadline, call.trace);
         request.extensions_mut().insert(call);
         let work = (self.handler)(request);

@@ -33,6 +33,7 @@ use crate::{
     telemetry::Metrics,
 };
 
+mod direct;
 mod mutual;
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -103,6 +104,7 @@ impl UserService for Api {
 }
 
 struct Rig {
+    api: Arc<Api>,
     services: Services,
     calls: mpsc::UnboundedReceiver<Call>,
     go_on: Arc<Notify>,
@@ -124,11 +126,12 @@ impl Rig {
     async fn behind(gate: Gate, config: ServerConfig, window: Duration) -> Self {
         let (calls_in, calls) = mpsc::unbounded_channel();
         let go_on = Arc::new(Notify::new());
-        let api = Api {
+        let api = Arc::new(Api {
             calls: calls_in,
             go_on: go_on.clone(),
-        };
-        let services = Services::new(config, gate).with(UserServiceServer::new(api));
+        });
+        let server = UserServiceServer::from_arc(Arc::clone(&api));
+        let services = Services::new(config, gate).with(server);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::new();
@@ -139,6 +142,7 @@ impl Rig {
             async move { serve(listener, services, &readiness, &shutdown).await }
         });
         Self {
+            api,
             services,
             calls,
             go_on,
