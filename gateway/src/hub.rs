@@ -92,13 +92,13 @@ impl Services {
         }
     }
 
-    /// The same where messages are sent without a channel.
+    /// The same where messages are sent by this, if there is one, and not over a channel.
     #[must_use]
-    pub fn sending_by(self, direct: Direct<SendMessagesRequest, SendMessagesResponse>) -> Self {
-        Self {
-            direct: Some(direct),
-            ..self
-        }
+    pub fn sending_by(
+        self,
+        direct: Option<Direct<SendMessagesRequest, SendMessagesResponse>>,
+    ) -> Self {
+        Self { direct, ..self }
     }
 
     pub(crate) async fn send_messages(

@@ -173,18 +173,17 @@ impl App {
             ),
         };
         let services = all(gate);
-        let here = all(Gate::Shut);
-        let channel = match config.internal_grpc {
-            InternalGrpc::InProcess => Channel::local(here.clone()),
-            InternalGrpc::Sockets => Channel::to("services", &url.parse()?, shown)?,
+        let (channel, direct) = match config.internal_grpc {
+            InternalGrpc::InProcess => {
+                let here = all(Gate::Shut);
+                let direct = parts.messages.send_messages(&here);
+                (Channel::local(here), Some(direct))
+            }
+            InternalGrpc::Sockets => (Channel::to("services", &url.parse()?, shown)?, None),
         };
         // A retry budget for each service: one that fails can't use up another's.
         let channel = || channel.clone().with_limits(&config.client);
-        let called = hub::Services::new(channel(), channel(), channel());
-        let called = match config.internal_grpc {
-            InternalGrpc::InProcess => called.sending_by(parts.messages.send_messages(&here)),
-            InternalGrpc::Sockets => called,
-        };
+        let called = hub::Services::new(channel(), channel(), channel()).sending_by(direct);
         let edge = Edge::new(config.gateway, config.hub, called, bus, tls, window);
         Ok(Self {
             window,

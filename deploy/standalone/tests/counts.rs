@@ -35,8 +35,8 @@ const MESSAGES: usize = 200;
 /// Of the server, for one message to one socket more. Where one is made for each delivery,
 /// it is 1.
 const ALLOCATIONS_PER_DELIVERY: f64 = 0.1;
-/// Of the server, for one message, whoever it goes to: about 240, of which the store makes most.
-/// With a request of HTTP around its call it would be 313.
+/// Of the server, for one message, whoever it goes to: 240. With a request of HTTP around
+/// its call it would be 313.
 const ALLOCATIONS_PER_MESSAGE: f64 = 290.0;
 /// Of the server, for a socket that is signed in and listens to one topic.
 const BYTES_PER_SOCKET: f64 = 24.0 * 1024.0;

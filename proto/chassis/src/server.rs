@@ -137,8 +137,8 @@ impl Services {
         let call = self.identify(&mut request, method, is_open(uri.path()))?;
         let (deadline, trace) = (call.deadline, call.trace);
         request.extensions_mut().insert(call);
-        let handler = Box::pin(self.routes.clone().oneshot(request));
-        match self.work(uri.path(), deadline, trace, handler).await? {
+        let handler = Box::pin(self.routes.oneshot(request));
+        match Self::work(&self.in_flight, uri.path(), deadline, trace, handler).await? {
             Ok(response) => Ok(response),
             Err(never) => match never {},
         }
@@ -146,7 +146,7 @@ impl Services {
 
     /// Does what a call asks for, if there is room for it, within its time and its span.
     async fn work<T>(
-        &self,
+        in_flight: &Semaphore,
         path: &str,
         deadline: Instant,
         trace: TraceContext,
@@ -155,7 +155,7 @@ impl Services {
         let _permit = if is_open(path) {
             None
         } else {
-            Some(self.in_flight.try_acquire().map_err(|_| shed())?)
+            Some(in_flight.try_acquire().map_err(|_| shed())?)
         };
         if deadline <= Instant::now() {
             return Err(Refusal::too_late());

@@ -63,7 +63,8 @@ impl<Q, A> Direct<Q, A> {
         let (deadline, trace) = (call.deadline, call.trace);
         request.extensions_mut().insert(call);
         let work = (self.handler)(request);
-        let answered = (self.services.work(self.path, deadline, trace, work)).await?;
+        let in_flight = &self.services.in_flight;
+        let answered = Services::work(in_flight, self.path, deadline, trace, work).await?;
         answered.map(Response::into_inner)
     }
 }
