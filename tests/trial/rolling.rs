@@ -2,6 +2,7 @@
 //! lose, miss or be shown twice any message, or wait for long.
 
 mod talker;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use self::talker::{Figures, Talker};
+use self::wait::Wait;
 use crate::crowd::{MEMBERS, gather};
 use crate::run::expect_none;
 use crate::stack::Stack;
@@ -171,6 +173,9 @@ async fn nothing_is_noticed_of(stack: &Stack, seed: u64, size: Size) -> Result<(
         findings.slowest_delivery,
     );
     println!("{figures:#?}");
+    if let Some(wait) = &figures.slowest {
+        println!("{}", wait.story(&history));
+    }
     expect_none(seed, &history, &findings)?;
     expect(&figures, &history, size)
 }
@@ -282,8 +287,9 @@ fn expect(figures: &Figures, history: &History, size: Size) -> Result<(), Failed
     if figures.refused > 0 || figures.sent != in_logs {
         return Err(format!("{in_logs} messages are in the logs: {figures:?}").into());
     }
-    if figures.slowest > size.slowest {
-        return Err(format!("it took {} ms until a message was sent", figures.slowest).into());
+    let slowest = figures.slowest.as_ref().map_or(0, Wait::took);
+    if slowest > size.slowest {
+        return Err(format!("it took {slowest} ms until a message was sent").into());
     }
     let faults = &history.faults;
     let took = faults.last().zip(faults.first());

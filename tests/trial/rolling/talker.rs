@@ -12,6 +12,7 @@ use tests::history::{Connection, End, Event, Moment, What, now};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::wait::Wait;
 use super::{Phase, Shared};
 use crate::crowd::{Heard, Person, connect, message, understand};
 
@@ -24,9 +25,8 @@ const ANSWER: Moment = 20_000;
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub(super) sent: usize,
-    /// The longest from what he wanted to say, since restarts began, until he was told that it
-    /// is sent; milliseconds.
-    pub(super) slowest: Moment,
+    /// The longest wait since restarts began.
+    pub(super) slowest: Option<Wait>,
     /// Answers by which a message may be sent again.
     pub(super) failed: usize,
     /// Those by which it may not.
@@ -40,11 +40,18 @@ pub(super) struct Figures {
 impl Figures {
     pub(super) fn add(&mut self, other: Self) {
         self.sent += other.sent;
-        self.slowest = self.slowest.max(other.slowest);
+        self.note(other.slowest);
         self.failed += other.failed;
         self.refused += other.refused;
         self.emits = self.emits.max(other.emits);
         self.longest_absence = self.longest_absence.max(other.longest_absence);
+    }
+
+    fn note(&mut self, wait: Option<Wait>) {
+        let took = |wait: &Option<Wait>| wait.as_ref().map(Wait::took);
+        if took(&wait) > took(&self.slowest) {
+            self.slowest = wait;
+        }
     }
 }
 
@@ -259,7 +266,7 @@ impl Talker {
                 if message.owner == self.person.id
                     && let Some(open) = self.settle(&message.stamp)
                 {
-                    self.note_sent(&open, at);
+                    self.note_sent(open, at);
                 }
                 if message.stamp.ends_with(LAST) && !self.has_heard_last {
                     self.has_heard_last = true;
@@ -285,14 +292,19 @@ impl Talker {
         Ok(())
     }
 
-    fn note_sent(&mut self, open: &Open, at: Moment) {
-        let took = at - open.said_at;
+    fn note_sent(&mut self, open: Open, at: Moment) {
+        let wait = Wait {
+            user: self.person.id,
+            stamp: open.stamp,
+            said_at: open.said_at,
+            told_at: at,
+        };
         self.figures.sent += 1;
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
-        self.shared.slowest.fetch_max(took, Ordering::Relaxed);
+        self.shared.slowest.fetch_max(wait.took(), Ordering::Relaxed);
         let began = self.shared.began.load(Ordering::Relaxed);
         if began > 0 && at >= began {
-            self.figures.slowest = self.figures.slowest.max(took);
+            self.figures.note(Some(wait));
         }
     }
 
