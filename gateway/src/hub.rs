@@ -35,7 +35,7 @@ use crate::{
     feeds::Feeds,
     heads::{Heads, HeadsAsker},
     members::Members,
-    outbox::AckReply,
+    outbox::Reply,
     presence::Presence,
     rules::{
         AuthError, NewMessage, Rules, SessionHandle, SignUp, SignUpError, SignUpKey, SignedIn,
@@ -220,10 +220,10 @@ impl Rules for HubRules {
         self.house.presence.close(session);
     }
 
-    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, ack: Option<AckReply>) {
+    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, reply: Reply) {
         let topic = message.topic_id;
         let limit = Duration::from_millis(self.house.config.send_limit_ms);
-        let outgoing = Outgoing::new(session, message, ack, limit);
+        let outgoing = Outgoing::new(session, message, reply, limit);
         let command = Command::Send(Box::new(outgoing));
         if let Err(Command::Send(outgoing)) = self.house.feeds.tell(&self.house, topic, command) {
             outgoing.fail_unavailable();

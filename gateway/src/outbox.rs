@@ -5,7 +5,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -156,6 +156,8 @@ struct Shared {
     ended: CancellationToken,
     /// The same, for those who ask at each delivery: the token has a lock inside.
     is_ended: AtomicBool,
+    /// Replies that somebody holds.
+    owed: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -176,6 +178,7 @@ impl Outbox {
             wire: Box::new(wire),
             ended: CancellationToken::new(),
             is_ended: AtomicBool::new(false),
+            owed: AtomicUsize::new(0),
             state: Mutex::new(State {
                 waiting: Waiting {
                     generation,
@@ -247,6 +250,12 @@ impl Outbox {
             }
         }
         state.moved(true);
+    }
+
+    /// Whether nobody holds a [`Reply`] to this socket.
+    #[must_use]
+    pub fn owes_nothing(&self) -> bool {
+        self.0.owed.load(Ordering::Acquire) == 0
     }
 
     /// How many packets the transport has not taken yet.
@@ -341,23 +350,44 @@ impl std::fmt::Debug for Outbox {
     }
 }
 
-/// A client's wish to have an event acknowledged.
+/// What a socket is owed for an event of its client, until this is dropped.
 #[derive(Debug)]
-pub struct AckReply {
-    id: i64,
+pub struct Reply {
     outbox: Outbox,
+    ack: Option<i64>,
 }
 
-impl AckReply {
-    /// For the acknowledgement `id` of this socket.
+impl Reply {
+    /// To an event that wants the acknowledgement `ack`, if any.
     #[must_use]
-    pub fn new(id: i64, outbox: Outbox) -> Self {
-        Self { id, outbox }
+    pub fn new(outbox: Outbox, ack: Option<i64>) -> Self {
+        outbox.0.owed.fetch_add(1, Ordering::AcqRel);
+        Self { outbox, ack }
     }
 
-    /// Acknowledges with the payload of `frame`.
+    /// Whether the client wants an acknowledgement.
+    #[must_use]
+    pub fn wants_ack(&self) -> bool {
+        self.ack.is_some()
+    }
+
+    /// Acknowledges with the payload of `frame`, if that is wanted.
+    pub fn acknowledge(&self, frame: &Frame) {
+        if let Some(id) = self.ack {
+            self.outbox.push(&frame.ack(id));
+        }
+    }
+
+    /// Sends `frame`, and acknowledges with its payload if that is wanted.
     pub fn answer(self, frame: &Frame) {
-        self.outbox.push(&frame.ack(self.id));
+        self.outbox.push(frame);
+        self.acknowledge(frame);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.outbox.0.owed.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

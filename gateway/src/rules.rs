@@ -7,7 +7,7 @@ use chassis::id::{MessageId, TopicId, UserId};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::outbox::{AckReply, Outbox};
+use crate::outbox::{Outbox, Reply};
 
 /// What stands behind the edge.
 #[async_trait]
@@ -29,8 +29,9 @@ pub trait Rules: Send + Sync + 'static {
     fn leave(&self, session: &SessionHandle);
 
     /// Sends a message. Calls of one session come in the order in which it emitted.
-    /// Does not wait: the answer goes into the session's outbox, and into `ack` with the same payload.
-    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, ack: Option<AckReply>);
+    /// Does not wait: the answer goes into the session's outbox, `reply` acknowledges with the
+    /// same payload, and is held until then.
+    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, reply: Reply);
 
     /// Tells the other listeners of a topic that this session's user types.
     ///

@@ -23,7 +23,7 @@ use crate::{
         self, Event, MESSAGE_EVENTS, SIGNIN_REQUEST, SignInFailure, TYPING_EVENT, message_failure,
         sign_in_failure, sign_in_success, typing_failure,
     },
-    outbox::{AckReply, EndReason, Outbox},
+    outbox::{EndReason, Outbox, Reply},
     rate_limit::Limiter,
     rules::{AuthError, Rules, SessionHandle, SignedIn},
     socket::{Inbound, MAX_FRAME, Peer, Sockets},
@@ -248,12 +248,13 @@ impl Session {
         self.outbox.push(&Frame::packet(packet));
     }
 
+    fn reply(&self, ack: Option<i64>) -> Reply {
+        Reply::new(self.outbox.clone(), ack)
+    }
+
     /// Answers an event, and its acknowledgement with the same payload.
     fn answer(&self, ack: Option<i64>, frame: &Frame) {
-        self.outbox.push(frame);
-        if let Some(id) = ack {
-            AckReply::new(id, self.outbox.clone()).answer(frame);
-        }
+        self.reply(ack).answer(frame);
     }
 
     /// Answers an event with its own kind of failure; an unknown one has none.
@@ -297,8 +298,7 @@ impl Session {
                 self.refuse(request, code, code.sentence());
             }
             Ok(message) => {
-                let ack = request.ack.map(|id| AckReply::new(id, self.outbox.clone()));
-                self.rules.send(handle, message, ack);
+                self.rules.send(handle, message, self.reply(request.ack));
             }
         }
     }
@@ -319,15 +319,11 @@ impl Session {
             let code = FailCode::RateLimited;
             return self.refuse(&request, code, code.sentence());
         }
-        let rules = self.rules.clone();
+        let (rules, reply) = (self.rules.clone(), self.reply(request.ack));
         self.typing.push(Box::pin(async move {
             if let Err(error) = rules.typing(&handle, topic).await {
                 let code = FailCode::from(error);
-                let failure = typing_failure(code, code.sentence());
-                handle.outbox.push(&failure);
-                if let Some(id) = request.ack {
-                    AckReply::new(id, handle.outbox.clone()).answer(&failure);
-                }
+                reply.answer(&typing_failure(code, code.sentence()));
             }
         }));
     }

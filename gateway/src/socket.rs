@@ -279,6 +279,11 @@ impl Peer {
         self.deaf.store(true, Ordering::Relaxed);
     }
 
+    /// Whether all that came was taken in and answered.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.inbound_bytes.load(Ordering::Acquire) == 0 && self.outbox.owes_nothing()
+    }
+
     pub(crate) fn set_signed_in(&self) {
         self.signed_in.store(true, Ordering::Release);
     }

@@ -579,7 +579,7 @@ impl TopicFeed {
         let seq = Seq::new(entry.seq);
         let Outgoing {
             session,
-            ack,
+            reply,
             emitted_at,
             came_at,
             ..
@@ -587,10 +587,10 @@ impl TopicFeed {
         let held = self.following.as_ref().and_then(|one| one.held(seq));
         let mut frame = held.cloned();
         let mut frame = || frame.get_or_insert_with(|| payload::sent(entry)).clone();
-        if let Some(ack) = ack
+        if reply.wants_ack()
             && let Some(frame) = frame()
         {
-            ack.answer(&frame);
+            reply.acknowledge(&frame);
         }
         let id = session.session_id;
         let emitted = (came_at, emitted_at);

@@ -171,6 +171,23 @@ async fn a_drain_answers_what_was_emitted_and_ends_everybody() {
 }
 
 #[tokio::test]
+async fn a_drain_waits_for_those_only_who_wait_for_an_answer() {
+    let rig = Rig::new().await;
+    let mut waits = Ws::signed_in(&rig, Generation::Eio4, 1).await;
+    let mut idle = Ws::signed_in(&rig, Generation::Eio4, 2).await;
+    waits
+        .emit("message_events", json!({"topic_id": 1, "body": "later"}))
+        .await;
+    eventually("the emitted message", || rig.echo.is_asked_later()).await;
+    rig.shutdown.cancel();
+    assert_eq!(idle.rest().await.first().unwrap(), "41");
+    assert_eq!(rig.echo.answer_later(), 1);
+    assert_eq!(waits.event("message_events").await["data"]["body"], "later");
+    assert_eq!(waits.rest().await.first().unwrap(), "41");
+    timeout(LIMIT, rig.running).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_same_works_over_tls() {
     use tokio_rustls::rustls::{
         ClientConfig, RootCertStore, ServerConfig,

@@ -27,7 +27,7 @@ use crate::{
     config::Config,
     frame::Frame,
     message::{MESSAGE_EVENTS, TYPING_EVENT},
-    outbox::AckReply,
+    outbox::Reply,
     rules::{
         AuthError, NewMessage, Rules, SessionHandle, SignUp, SignUpError, SignUpKey, SignedIn,
         SignedUp, TypingError, Unavailable,
@@ -115,13 +115,15 @@ struct Data {
     has_media: bool,
 }
 
-/// Delivers every message to everybody.
+/// Delivers every message to everybody, at once or, if it says `later`, when that is asked for.
 #[derive(Default)]
 pub(super) struct Echo {
     pub(super) away: AtomicBool,
     pub(super) asked: AtomicUsize,
     pub(super) listeners: Mutex<Vec<Arc<SessionHandle>>>,
     pub(super) left: AtomicUsize,
+    /// Replies to `later`.
+    later: Mutex<Vec<(Reply, Frame)>>,
     ids: AtomicI64,
 }
 
@@ -131,6 +133,21 @@ impl Echo {
         for listener in self.listeners.lock().unwrap().iter() {
             listener.outbox.push(frame);
         }
+    }
+
+    /// Whether somebody has said `later` and is not answered yet.
+    pub(super) fn is_asked_later(&self) -> bool {
+        !self.later.lock().unwrap().is_empty()
+    }
+
+    /// Answers `later`, and says to how many.
+    pub(super) fn answer_later(&self) -> usize {
+        let later = std::mem::take(&mut *self.later.lock().unwrap());
+        for (reply, frame) in &later {
+            self.broadcast(frame);
+            reply.acknowledge(frame);
+        }
+        later.len()
     }
 }
 
@@ -162,7 +179,8 @@ impl Rules for Echo {
         self.left.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, ack: Option<AckReply>) {
+    fn send(&self, session: &Arc<SessionHandle>, message: NewMessage, reply: Reply) {
+        let later = message.body == "later";
         let sent = Sent {
             event_type: "sent",
             data: Data {
@@ -177,9 +195,9 @@ impl Rules for Echo {
             },
         };
         let frame = Frame::event(MESSAGE_EVENTS, &sent);
-        self.broadcast(&frame);
-        if let Some(ack) = ack {
-            ack.answer(&frame);
+        self.later.lock().unwrap().push((reply, frame));
+        if !later {
+            self.answer_later();
         }
     }
 

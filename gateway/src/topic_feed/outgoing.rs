@@ -19,7 +19,7 @@ use crate::{
     error::FailCode,
     hub::{Services, SessionId},
     message::message_failure,
-    outbox::AckReply,
+    outbox::Reply,
     rules::{NewMessage, SessionHandle},
 };
 
@@ -37,7 +37,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(2);
 /// A message that a socket here has emitted and that is not answered yet.
 pub(crate) struct Outgoing {
     pub(super) session: Arc<SessionHandle>,
-    pub(super) ack: Option<AckReply>,
+    pub(super) reply: Reply,
     /// What the feed had let out when the message came in.
     pub(super) emitted_at: Seq,
     message: NewMessage,
@@ -51,7 +51,7 @@ impl Outgoing {
     pub(crate) fn new(
         session: &Arc<SessionHandle>,
         message: NewMessage,
-        ack: Option<AckReply>,
+        reply: Reply,
         limit: Duration,
     ) -> Self {
         let stamp = match &message.stamp_id {
@@ -61,7 +61,7 @@ impl Outgoing {
         let now = Instant::now();
         Self {
             session: Arc::clone(session),
-            ack,
+            reply,
             emitted_at: Seq::ZERO,
             message,
             stamp,
@@ -79,10 +79,7 @@ impl Outgoing {
             return;
         }
         let frame = message_failure(code, sentence, self.message.stamp_id.as_deref());
-        self.session.outbox.push(&frame);
-        if let Some(ack) = self.ack {
-            ack.answer(&frame);
-        }
+        self.reply.answer(&frame);
     }
 
     /// The same where there is no more to say than that it may be sent again.

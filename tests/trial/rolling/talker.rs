@@ -301,7 +301,9 @@ impl Talker {
         };
         self.figures.sent += 1;
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
-        self.shared.slowest.fetch_max(wait.took(), Ordering::Relaxed);
+        self.shared
+            .slowest
+            .fetch_max(wait.took(), Ordering::Relaxed);
         let began = self.shared.began.load(Ordering::Relaxed);
         if began > 0 && at >= began {
             self.figures.note(Some(wait));

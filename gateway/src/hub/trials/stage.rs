@@ -33,7 +33,7 @@ pub(super) use self::{
 use crate::{
     frame::Generation,
     hub::{Hub, HubConfig, Services},
-    outbox::{EndReason, Outbox, OutboxLimits},
+    outbox::{EndReason, Outbox, OutboxLimits, Reply},
     rules::{NewMessage, Rules, SessionHandle, SignedIn},
 };
 
@@ -202,7 +202,8 @@ impl Stage {
     }
 
     pub(super) fn send(&self, socket: &Socket, message: NewMessage) {
-        self.rules.send(&socket.session, message, None);
+        let reply = Reply::new(socket.session.outbox.clone(), None);
+        self.rules.send(&socket.session, message, reply);
     }
 
     pub(super) fn is_member(&self, socket: &Socket, topic: TopicId) -> bool {
