@@ -43,7 +43,7 @@ struct Size {
     /// Messages a second that they send in all.
     rate: usize,
     /// The longest from what somebody wants to say until he is told that it is sent: he is
-    /// not heard for a second while he is drained, waits up to a second to connect again, and
+    /// hardly heard while he is drained, waits up to a second to connect again, and
     /// the next gateway may be the wrong one again; each time he signs in beside everybody else.
     /// Milliseconds.
     slowest: Moment,
@@ -180,8 +180,8 @@ async fn nothing_is_noticed_of(stack: &Stack, seed: u64, size: Size) -> Result<(
     expect(&figures, &history, size)
 }
 
-/// Waits until the machine carries what they say: a database that has just started does not at
-/// first, and what no machine carries says nothing of restarts.
+/// Waits until the machine carries what they say while they come and go: a database that has
+/// just started does not at first, and what no machine carries says nothing of restarts.
 async fn is_carried(shared: &Shared, size: Size) -> Result<(), Failed> {
     let until = Instant::now() + STRIDE;
     loop {

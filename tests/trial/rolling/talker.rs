@@ -18,6 +18,9 @@ use crate::crowd::{Heard, Person, connect, message, understand};
 
 /// What the stamp of a last message ends with.
 const LAST: &str = "-last";
+/// How long he stays on average before the restarts: of two gateways' sockets those of one go
+/// in the ten seconds of its drain, so as many come back in a second before as meanwhile.
+const STAY: Moment = 20_000;
 /// A sign-in is answered by then.
 const ANSWER: Moment = 20_000;
 
@@ -66,6 +69,8 @@ pub(super) struct Talker {
     pause: Duration,
     said: usize,
     says_at: Moment,
+    /// When he leaves by himself, unless the restarts have begun.
+    leaves_at: Moment,
     open: VecDeque<Open>,
     is_silent: bool,
     has_heard_last: bool,
@@ -99,6 +104,7 @@ impl Talker {
             pause,
             said: 0,
             says_at: Moment::MAX,
+            leaves_at: Moment::MAX,
             open: VecDeque::new(),
             is_silent: false,
             has_heard_last: false,
@@ -165,6 +171,7 @@ impl Talker {
 
     async fn converse(&mut self, record: &mut Connection) -> Result<(), String> {
         let mut ws = connect(self.doors[record.gateway], &self.person).await?;
+        self.stay();
         self.phases.mark_changed();
         loop {
             let wake_at = match record.signed_in {
@@ -179,7 +186,7 @@ impl Talker {
                     self.follow();
                 }
                 () = sleep(Duration::from_millis(pause)) => {
-                    if record.signed_in.is_none() {
+                    if record.signed_in.is_none() || self.leaves() {
                         return Ok(());
                     }
                     for packet in self.say(record) {
@@ -201,6 +208,7 @@ impl Talker {
         let phase = *self.phases.borrow_and_update();
         if phase == Phase::Talk && self.says_at == Moment::MAX {
             self.says_at = now() + self.pause_of(0.0..1.0);
+            self.stay();
         }
         if phase >= Phase::Settle && self.open.is_empty() && !self.is_silent {
             self.is_silent = true;
@@ -211,6 +219,19 @@ impl Talker {
             self.write(format!("{}{LAST}", self.person.id), now());
         }
         phase
+    }
+
+    fn stay(&mut self) {
+        self.leaves_at = now() + self.random.random_range(0..2 * STAY);
+    }
+
+    /// Whether he goes now, to come back at once.
+    fn leaves(&self) -> bool {
+        self.leaves_at <= now() && self.comes_and_goes()
+    }
+
+    fn comes_and_goes(&self) -> bool {
+        *self.phases.borrow() == Phase::Talk && self.shared.began.load(Ordering::Relaxed) == 0
     }
 
     fn pause_of(&mut self, share: std::ops::Range<f64>) -> Moment {
@@ -318,7 +339,12 @@ impl Talker {
     fn wakes_at(&self) -> Moment {
         let due = self.open.iter().filter_map(|open| open.due).min();
         let says = (*self.phases.borrow() == Phase::Talk).then_some(self.says_at);
+        let leaves = self.comes_and_goes().then_some(self.leaves_at);
         let never = now() + 3_600_000;
-        due.into_iter().chain(says).min().unwrap_or(never)
+        due.into_iter()
+            .chain(says)
+            .chain(leaves)
+            .min()
+            .unwrap_or(never)
     }
 }
