@@ -42,6 +42,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 mod file;
 mod folder;
+mod gate;
 mod journal;
 #[cfg(any(test, feature = "testing"))]
 mod simulated_disk;
@@ -54,6 +55,7 @@ pub use folder::DataFolder;
 pub use simulated_disk::{Fault, SimulatedDisk};
 
 use file::Source;
+use gate::Gate;
 #[cfg(any(test, feature = "testing"))]
 use simulated_disk::StoreFile;
 use writer::{Command, Pending, Words, Writer};
@@ -163,6 +165,8 @@ struct Shared {
     /// A read met a fault and the writer was told.
     suspect: AtomicBool,
     closed: AtomicBool,
+    /// Closed while what was answered is not to be read yet.
+    gate: Gate,
 }
 
 impl Shared {
@@ -234,6 +238,7 @@ impl Embedded {
             fault: Mutex::new(Arc::from("")),
             suspect: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            gate: Gate::default(),
         });
         let (commands, queue) = mpsc::sync_channel(options.queue);
         let path = source.path().to_owned();
@@ -375,6 +380,7 @@ impl Inner {
     where
         F: FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
     {
+        self.shared.gate.pass();
         let slot = match self.shared.database.try_read() {
             Ok(slot) => slot,
             Err(TryLockError::Poisoned(slot)) => slot.into_inner(),

@@ -361,6 +361,15 @@ async fn what_changes_nothing_is_no_commit() {
     assert_eq!(disk.syncs(), before);
 }
 
+#[tokio::test]
+async fn whoever_is_answered_reads_what_was_written() {
+    let store = Embedded::open_simulated(&SimulatedDisk::new(0), &JOURNALED).unwrap();
+    for key in 0..2_000 {
+        put_journaled(&store, key).await.unwrap();
+        assert_eq!(count(&store).unwrap(), key + 1);
+    }
+}
+
 /// The database and the journal of a store with rows in either, as kill -9 leaves them,
 /// and how many rows there are.
 async fn killed(path: &Path) -> ([Vec<u8>; 2], u64) {

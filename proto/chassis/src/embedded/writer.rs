@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    ops::ControlFlow::{self, Break, Continue},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, PoisonError, atomic::Ordering, mpsc},
     time::{Duration, Instant},
@@ -197,19 +198,23 @@ impl Writer {
         let settled = match &*self.shared.database() {
             Some(database) => guarded(|| {
                 let journal = self.journal.as_mut();
-                commit_group(database, journal, &self.queue, &mut jobs, &mut other)
+                write_group(database, journal, &self.queue, &mut jobs, &mut other)
             })
-            .unwrap_or_else(Settled::Unknown),
-            None => Settled::NotStored {
+            .unwrap_or_else(|panic| Break(Settled::Unknown(panic))),
+            None => Break(Settled::NotStored {
                 error: self.shared.away(),
                 fault: false,
-            },
+            }),
+        };
+        let writes = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let settled = match settled {
+            Continue(durable) => self.commit_answered(durable, std::mem::take(&mut jobs)),
+            Break(settled) => settled,
         };
         let name = self.options.name;
         metrics::histogram!("drivers_embedded_commit_seconds", "store" => name)
             .record(started.elapsed().as_secs_f64());
-        metrics::histogram!("drivers_embedded_commit_writes", "store" => name)
-            .record(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
+        metrics::histogram!("drivers_embedded_commit_writes", "store" => name).record(writes);
         let (outcome, fault) = match settled {
             Settled::Stored => {
                 self.faults = 0;
@@ -229,6 +234,25 @@ impl Writer {
         other
     }
 
+    /// Answers what is durable in the journal, then commits it in memory. Who reads meanwhile
+    /// waits for that: he may have been answered. If it fails, it is done again from the journal.
+    fn commit_answered(&mut self, durable: WriteTransaction, jobs: Vec<Box<dyn Job>>) -> Settled {
+        let shared = Arc::clone(&self.shared);
+        let _gate = shared.gate.close();
+        for job in jobs {
+            job.answer(Ok(()));
+        }
+        // Where the processor is full, those who were answered go first.
+        std::thread::yield_now();
+        let why = match guarded(|| commit(durable)) {
+            Ok(Settled::NotStored { error, .. }) => Arc::from(error.to_string()),
+            Ok(Settled::Unknown(why)) | Err(why) => why,
+            Ok(settled) => return settled,
+        };
+        self.put_away(&why);
+        Settled::Unknown(why)
+    }
+
     fn inspect(&mut self) {
         if self.shared.suspect.load(Ordering::Acquire) && !self.is_away() {
             self.recover("a read failed");
@@ -242,11 +266,7 @@ impl Writer {
             fault,
             "the store failed; opening it again"
         );
-        self.set_fault(fault);
-        let database = self.shared.replace(None);
-        self.journal = None;
-        // Redb writes nothing after a fault, and a panic here has nothing left to break.
-        let _ = guarded(|| drop(database));
+        self.put_away(fault);
         self.faults = self.faults.saturating_add(1);
         // Once is bad luck; the second time in a row the disk is left alone for a while.
         self.resume_at = Instant::now();
@@ -254,6 +274,15 @@ impl Writer {
             self.resume_at += Duration::from_millis(25 << self.faults.min(6)).min(LONGEST_PAUSE);
         }
         self.reopen();
+    }
+
+    /// Whoever reads or writes from now on is told why that can't be.
+    fn put_away(&mut self, fault: &str) {
+        self.set_fault(fault);
+        let database = self.shared.replace(None);
+        self.journal = None;
+        // Redb writes nothing after a fault, and a panic here has nothing left to break.
+        let _ = guarded(|| drop(database));
     }
 
     fn reopen(&mut self) {
@@ -310,18 +339,22 @@ impl Writer {
     }
 }
 
-/// Runs the job in `jobs` and those that wait behind it in one transaction, and commits it.
-fn commit_group(
+/// What became of a group, or its transaction, which is durable in the journal and is still to
+/// be committed in memory.
+type Group = ControlFlow<Settled, WriteTransaction>;
+
+/// Runs the job in `jobs` and those that wait behind it in one transaction, and makes it durable.
+fn write_group(
     database: &Database,
     journal: Option<&mut Journal>,
     queue: &mpsc::Receiver<Command>,
     jobs: &mut Vec<Box<dyn Job>>,
     other: &mut Option<Command>,
-) -> Settled {
+) -> Group {
     let started = Instant::now();
     let mut transaction = match database.begin_write() {
         Ok(transaction) => transaction,
-        Err(error) => return Settled::failed(&error.into()),
+        Err(error) => return Break(Settled::failed(&error.into())),
     };
     transaction.set_two_phase_commit(true);
     let mut words = Words::default();
@@ -329,13 +362,13 @@ fn commit_group(
         if !job.abandoned() {
             match guarded(|| job.run(&transaction, &mut words)) {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return abort(transaction, &error, jobs),
+                Ok(Err(error)) => return Break(abort(transaction, &error, jobs)),
                 Err(panic) => {
                     // Whether the program or a damaged page made it panic, opening the file tells.
-                    return Settled::NotStored {
+                    return Break(Settled::NotStored {
                         error: EmbeddedError::Unavailable(panic),
                         fault: true,
-                    };
+                    });
                 }
             }
         }
@@ -352,11 +385,11 @@ fn commit_group(
         }
     }
     match journal {
-        None => commit(transaction),
+        None => Break(commit(transaction)),
         Some(journal) if words.are_missing || !journal.has_room_for(&words.records) => {
-            commit_to_the_file(transaction, journal)
+            Break(commit_to_the_file(transaction, journal))
         }
-        Some(journal) => commit_to_the_journal(transaction, journal, &words.records),
+        Some(journal) => write_to_the_journal(transaction, journal, &words.records),
     }
 }
 
@@ -372,32 +405,27 @@ fn commit_to_the_file(transaction: WriteTransaction, journal: &mut Journal) -> S
     settled
 }
 
-/// Commits in memory what is durable in the journal by then, so that nobody reads what may
-/// be gone again.
-fn commit_to_the_journal(
+/// It is committed in memory behind that, so that nobody reads what may be gone again.
+fn write_to_the_journal(
     mut transaction: WriteTransaction,
     journal: &mut Journal,
     records: &[Vec<u8>],
-) -> Settled {
+) -> Group {
     if records.is_empty() {
-        return match transaction.abort() {
+        return Break(match transaction.abort() {
             Ok(()) => Settled::Stored,
             Err(error) => Settled::failed(&error.into()),
-        };
+        });
     }
     if let Err(error) = transaction.set_durability(Durability::None) {
-        return Settled::NotStored {
+        return Break(Settled::NotStored {
             error: EmbeddedError::Unavailable(Arc::from(error.to_string())),
             fault: true,
-        };
+        });
     }
     match journal.append(records) {
-        // If it fails behind this, it is done again from the journal.
-        Ok(()) => match commit(transaction) {
-            Settled::NotStored { error, .. } => Settled::Unknown(Arc::from(error.to_string())),
-            settled => settled,
-        },
-        Err(error) => Settled::Unknown(Arc::from(error.to_string())),
+        Ok(()) => Continue(transaction),
+        Err(error) => Break(Settled::Unknown(Arc::from(error.to_string()))),
     }
 }
 
