@@ -54,7 +54,7 @@ pub(crate) async fn drain(sockets: &Sockets, window: Duration) {
 }
 
 fn end_answered(unheard: &mut Vec<Unheard>) {
-    let done = unheard.extract_if(.., |one| one.is_answered());
+    let done = unheard.extract_if(.., |one| one.may_go());
     done.for_each(|one| one.peer.outbox.end(EndReason::Shutdown));
 }
 
@@ -68,7 +68,7 @@ impl Unheard {
     }
 
     /// Whether what he emitted is answered, or has taken too long.
-    fn is_answered(&self) -> bool {
+    fn may_go(&self) -> bool {
         let unheard = self.since.elapsed();
         unheard >= ANSWER_TIME || unheard >= STEP && self.peer.is_answered()
     }

@@ -43,8 +43,8 @@ struct Size {
     /// Messages a second that they send in all.
     rate: usize,
     /// The longest from what somebody wants to say until he is told that it is sent: he is
-    /// hardly heard while he is drained, waits up to a second to connect again, and
-    /// the next gateway may be the wrong one again; each time he signs in beside everybody else.
+    /// hardly heard while he is drained, waits up to a second to connect again, and the next
+    /// gateway may be the wrong one again; each time he signs in beside everybody else.
     /// Milliseconds.
     slowest: Moment,
     /// By when everybody is back, has been told all, and has what was said last.

@@ -195,7 +195,7 @@ impl Writer {
         let mut jobs = vec![first];
         let mut other = None;
         let started = Instant::now();
-        let settled = match &*self.shared.database() {
+        let group = match &*self.shared.database() {
             Some(database) => guarded(|| {
                 let journal = self.journal.as_mut();
                 write_group(database, journal, &self.queue, &mut jobs, &mut other)
@@ -207,7 +207,7 @@ impl Writer {
             }),
         };
         let writes = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
-        let settled = match settled {
+        let settled = match group {
             Continue(durable) => self.commit_answered(durable, std::mem::take(&mut jobs)),
             Break(settled) => settled,
         };
@@ -405,7 +405,8 @@ fn commit_to_the_file(transaction: WriteTransaction, journal: &mut Journal) -> S
     settled
 }
 
-/// It is committed in memory behind that, so that nobody reads what may be gone again.
+/// Makes it durable in the journal. It is committed in memory behind that, so that nobody
+/// reads what may be gone again.
 fn write_to_the_journal(
     mut transaction: WriteTransaction,
     journal: &mut Journal,
