@@ -206,15 +206,16 @@ impl Writer {
                 fault: false,
             }),
         };
-        let writes = u32::try_from(jobs.len()).unwrap_or(u32::MAX);
+        let name = self.options.name;
+        // Until it is durable. What follows gives others a turn, which is not the commit's time.
+        metrics::histogram!("drivers_embedded_commit_seconds", "store" => name)
+            .record(started.elapsed().as_secs_f64());
+        metrics::histogram!("drivers_embedded_commit_writes", "store" => name)
+            .record(u32::try_from(jobs.len()).unwrap_or(u32::MAX));
         let settled = match group {
             Continue(durable) => self.commit_answered(durable, std::mem::take(&mut jobs)),
             Break(settled) => settled,
         };
-        let name = self.options.name;
-        metrics::histogram!("drivers_embedded_commit_seconds", "store" => name)
-            .record(started.elapsed().as_secs_f64());
-        metrics::histogram!("drivers_embedded_commit_writes", "store" => name).record(writes);
         let (outcome, fault) = match settled {
             Settled::Stored => {
                 self.faults = 0;
@@ -249,6 +250,7 @@ impl Writer {
             Ok(Settled::Unknown(why)) | Err(why) => why,
             Ok(settled) => return settled,
         };
+        // Before the gate opens: nobody is to read a database without what was answered.
         self.put_away(&why);
         Settled::Unknown(why)
     }
