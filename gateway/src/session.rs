@@ -11,10 +11,7 @@ use socketioxide_core::{
     parser::{Parse, ParseConfig, ParseError, ParserState},
 };
 use socketioxide_parser_common::CommonParser;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     error::FailCode,
@@ -26,7 +23,7 @@ use crate::{
     outbox::{EndReason, Outbox, Reply},
     rate_limit::Limiter,
     rules::{AuthError, Rules, SessionHandle, SignedIn},
-    socket::{Inbound, MAX_FRAME, Peer, Sockets},
+    socket::{Inbound, MAX_FRAME, Peer, Receiver, Sockets},
     turnstile::Turnstile,
 };
 
@@ -47,7 +44,7 @@ pub(crate) struct Session {
     opened: Instant,
     peer: Arc<Peer>,
     outbox: Outbox,
-    received: mpsc::Receiver<Inbound>,
+    received: Receiver,
     parser: ParserState,
     /// The client is in the namespace `/`.
     connected: bool,
@@ -75,11 +72,7 @@ struct Request {
 }
 
 impl Session {
-    pub(crate) fn new(
-        sockets: &Sockets,
-        peer: Arc<Peer>,
-        received: mpsc::Receiver<Inbound>,
-    ) -> Self {
+    pub(crate) fn new(sockets: &Sockets, peer: Arc<Peer>, received: Receiver) -> Self {
         Self {
             rules: sockets.rules.clone(),
             limiter: sockets.limiter.clone(),
@@ -150,7 +143,6 @@ impl Session {
                 inbound = self.received.recv(), if self.typing.len() < MAX_TYPING => inbound,
             };
             let inbound = inbound.ok_or(EndReason::Left)?;
-            self.peer.heard(inbound.len());
             if let Some(request) = self.read(inbound)? {
                 return Ok(request);
             }

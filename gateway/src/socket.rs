@@ -8,6 +8,7 @@
 
 mod affinity;
 mod ending;
+mod inbound;
 mod payload;
 pub(crate) mod requests;
 mod wire;
@@ -17,7 +18,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -28,7 +29,7 @@ use engineioxide::{
     socket::{Sid, Socket},
 };
 use socketioxide_core::packet::Packet;
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -43,14 +44,11 @@ use crate::{
     turns::Turns,
     turnstile::Turnstile,
 };
+pub(crate) use inbound::{Inbound, Receiver};
 use wire::{EngineWire, PeerFrames};
 
 /// The most that one packet may have.
 pub(crate) const MAX_FRAME: usize = 256 << 10;
-/// The most that may wait to be handled, for one socket. A polling body of small
-/// events comes all at once.
-const INBOUND_EVENTS: usize = 4_096;
-const INBOUND_BYTES: usize = 4 << 20;
 
 /// Our part of an Engine.IO session, set when it connects.
 pub(crate) type Slot = OnceLock<Arc<Peer>>;
@@ -67,28 +65,11 @@ pub(crate) struct Sockets {
     draining: AtomicBool,
 }
 
-/// What a client sent, in its order.
-#[derive(Debug)]
-pub(crate) enum Inbound {
-    Text(Str),
-    Binary(Bytes),
-}
-
-impl Inbound {
-    pub(crate) fn len(&self) -> usize {
-        match self {
-            Self::Text(text) => text.len(),
-            Self::Binary(bytes) => bytes.len(),
-        }
-    }
-}
-
 /// One client.
 pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     wire: Arc<EngineWire>,
-    inbound: mpsc::Sender<Inbound>,
-    inbound_bytes: AtomicUsize,
+    inbound: inbound::Sender,
     double_utf8: DoubleUtf8,
     signed_in: AtomicBool,
     /// What comes is ignored, what was taken is still answered.
@@ -180,12 +161,11 @@ impl EngineIoHandler for Sockets {
             ProtocolVersion::V4 => Generation::Eio4,
         };
         let wire = Arc::new(EngineWire::new(&socket, self.turns.line()));
-        let (inbound, received) = mpsc::channel(INBOUND_EVENTS);
+        let (inbound, received) = inbound::queue();
         let peer = Arc::new(Peer {
             outbox: Outbox::new(generation, self.config.outbox_limits(), wire.clone()),
             wire,
             inbound,
-            inbound_bytes: AtomicUsize::new(0),
             double_utf8: DoubleUtf8::default(),
             signed_in: AtomicBool::new(false),
             deaf: AtomicBool::new(false),
@@ -258,20 +238,11 @@ impl Peer {
         if self.deaf.load(Ordering::Relaxed) || self.outbox.is_ended() {
             return;
         }
-        let bytes = inbound.len();
-        if bytes > MAX_FRAME {
+        if inbound.len() > MAX_FRAME {
             self.outbox.end(EndReason::Protocol);
-            return;
-        }
-        let waiting = self.inbound_bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        if waiting > INBOUND_BYTES || self.inbound.try_send(inbound).is_err() {
+        } else if self.inbound.send(inbound).is_err() {
             self.outbox.end(EndReason::Flood);
         }
-    }
-
-    /// The session has taken that many bytes out of its queue.
-    pub(crate) fn heard(&self, bytes: usize) {
-        self.inbound_bytes.fetch_sub(bytes, Ordering::AcqRel);
     }
 
     /// From now on ignores what comes.
@@ -281,7 +252,7 @@ impl Peer {
 
     /// Whether all that came was taken in and answered.
     pub(crate) fn is_answered(&self) -> bool {
-        self.inbound_bytes.load(Ordering::Acquire) == 0 && self.outbox.owes_nothing()
+        self.inbound.is_empty() && self.outbox.owes_nothing()
     }
 
     pub(crate) fn set_signed_in(&self) {

@@ -3,27 +3,28 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use engineioxide::Str;
 use http_body::{Body, Frame};
 
-use crate::frame::Generation;
+use crate::{frame::Generation, socket::inbound::Room};
 
 /// Between two packets of Engine.IO 4.
 const SEPARATOR: u8 = 0x1e;
 /// After so many packets other tasks get their turn.
 const PACKETS_PER_TURN: usize = 64;
 
-/// A body that comes packet by packet. Engine.IO's decoder looks at all it was
-/// given for each packet: 2 MiB of tiny ones in one piece block a thread for the
-/// better part of a minute (debug build).
+/// A body that comes packet by packet, no faster than they are handled. Engine.IO's decoder
+/// looks at all it was given for each packet: 2 MiB of tiny ones in one piece block a thread
+/// for the better part of a minute (debug build).
 #[derive(Debug)]
 pub(super) struct Packets {
     rest: Rest,
     turn: usize,
+    room: Option<Room>,
 }
 
 #[derive(Debug)]
@@ -48,7 +49,19 @@ impl Packets {
     }
 
     fn new(rest: Rest) -> Self {
-        Self { rest, turn: 0 }
+        Self {
+            rest,
+            turn: 0,
+            room: None,
+        }
+    }
+
+    /// Each packet waits for that.
+    pub(super) fn each_after(self, room: Room) -> Self {
+        Self {
+            room: Some(room),
+            ..self
+        }
     }
 
     fn next(&mut self) -> Option<io::Result<Bytes>> {
@@ -81,6 +94,9 @@ impl Body for Packets {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(room) = &mut self.room {
+            ready!(room.poll(cx));
+        }
         self.turn += 1;
         if self.turn.is_multiple_of(PACKETS_PER_TURN) {
             cx.waker().wake_by_ref();

@@ -21,6 +21,7 @@ use crate::{
     outbox::EndReason,
     socket::{
         MAX_FRAME, Peer, Sockets, affinity,
+        inbound::Room,
         payload::{Packets, messages},
         wire,
     },
@@ -192,6 +193,7 @@ impl Requests {
                 Refusal::BadRequest
             })?,
         };
+        let packets = packets.each_after(Room::new(peer.inbound.clone()));
         Ok(self.engine(Request::from_parts(parts, ()), packets).await)
     }
 
