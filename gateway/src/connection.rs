@@ -36,7 +36,7 @@ pub(crate) use self::batch::PER_WRITE;
 use self::{batch::Batch, cursor::Cursor};
 use crate::{
     frame::{Frame, Generation},
-    turnstile::Turnstile,
+    turnstile::Turnstiles,
 };
 
 /// What a connection sends besides what its owner writes.
@@ -146,7 +146,7 @@ pub(crate) struct Connection<S> {
     owner_waits: bool,
     /// Frames of ours that are being written.
     batch: Batch,
-    turnstile: Turnstile,
+    turnstiles: Turnstiles,
     /// How reading has ended, which its owner hears of when it is his turn. A task waits for
     /// that: an owner who does not ask again must not keep a place that others wait for.
     end: Option<(io::Result<()>, JoinHandle<()>)>,
@@ -173,7 +173,7 @@ impl<S> Connection<S> {
         stream: S,
         control: Arc<Control>,
         stall_limit: Duration,
-        turnstile: Turnstile,
+        turnstiles: Turnstiles,
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
@@ -188,7 +188,7 @@ impl<S> Connection<S> {
             owner: None,
             owner_waits: false,
             batch: Batch::new(),
-            turnstile,
+            turnstiles,
             end: None,
             _permit: permit,
         }
@@ -315,7 +315,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
             if !has_ended {
                 return Poll::Ready(read);
             }
-            let turnstile = self.turnstile.clone();
+            let turnstile = match self.owner {
+                None => self.turnstiles.reception.clone(),
+                Some(_) => self.turnstiles.inside.clone(),
+            };
             let turn = tokio::spawn(async move { turnstile.pass().await });
             self.end = Some((read, turn));
         }
@@ -406,12 +409,20 @@ mod tests {
     use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
     use super::*;
+    use crate::turnstile::Turnstile;
+
+    fn turnstiles() -> Turnstiles {
+        Turnstiles {
+            reception: Turnstile::new(),
+            inside: Turnstile::new(),
+        }
+    }
 
     async fn connection(stall: Duration) -> (Connection<DuplexStream>, DuplexStream, Arc<Control>) {
         let (server, client) = duplex(16);
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let control = Arc::new(Control::default());
-        let connection = Connection::new(server, control.clone(), stall, Turnstile::new(), permit);
+        let connection = Connection::new(server, control.clone(), stall, turnstiles(), permit);
         (connection, client, control)
     }
 
@@ -431,7 +442,7 @@ mod tests {
         let mut forgotten = Vec::new();
         for _ in 0..1_000 {
             let (mut connection, client, _) = connection(Duration::from_secs(60)).await;
-            connection.turnstile = turnstile.clone();
+            connection.turnstiles.reception = turnstile.clone();
             drop(client);
             let asked_once = futures::poll!(std::pin::pin!(connection.read_u8()));
             assert!(asked_once.is_pending());

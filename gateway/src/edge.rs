@@ -59,7 +59,7 @@ impl Edge {
         let (app, hub) = (self.app, self.hub);
         Serving {
             hub: Part::start("the hub", any_ended, |stop| done(hub.run(stop))),
-            edge: Part::start("the gateway", any_ended, |stop| done(app.run(phones, stop))),
+            edge: Part::start("the gateway", any_ended, |stop| app.run(phones, stop)),
             window: self.window,
         }
     }

@@ -23,6 +23,7 @@ pub mod outbox;
 mod presence;
 pub mod program;
 mod rate_limit;
+mod reception;
 pub mod rules;
 mod session;
 mod socket;
@@ -35,7 +36,7 @@ mod turnstile;
 
 use std::{sync::Arc, time::Duration};
 
-use chassis::tls::Reloaded;
+use chassis::{program::Error, tls::Reloaded};
 use tokio::{
     net::TcpListener,
     time::{MissedTickBehavior, interval, timeout},
@@ -47,8 +48,10 @@ use crate::{
     config::Config,
     listener::Server,
     rate_limit::Limiter,
+    reception::{Inside, Reception},
     rules::Rules,
     socket::{Sockets, requests::Requests},
+    turnstile::{Turnstile, Turnstiles},
 };
 
 /// How often it is looked for sockets that take nothing.
@@ -66,6 +69,9 @@ pub struct App {
 
 impl App {
     /// An edge in front of `rules`; with `tls`, for `https` and `wss` only.
+    ///
+    /// # Panics
+    /// Outside a runtime, which is the one that sockets are served in.
     #[must_use]
     pub fn new(config: Config, rules: Arc<dyn Rules>, tls: Option<Reloaded<ServerConfig>>) -> Self {
         let limiter = Arc::new(Limiter::new(&config.rate_limits));
@@ -75,7 +81,11 @@ impl App {
             router: http::router(rules, limiter.clone()),
             tls,
             stall_timeout: config.stall_timeout,
-            turnstile: sockets.turnstile.clone(),
+            turnstiles: Turnstiles {
+                reception: Turnstile::new(),
+                inside: sockets.turnstile.clone(),
+            },
+            inside: Inside::here(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -88,11 +98,25 @@ impl App {
     }
 
     /// Serves until `shutdown`, then ends all sockets over the drain window.
-    pub async fn run(self, listener: TcpListener, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// The threads in which connections begin can't be started.
+    pub async fn run(
+        self,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::System {
+            what: "receiving connections",
+            source,
+        };
+        let reception = Reception::open().map_err(failed)?;
+        let listener = listener.into_std().map_err(failed)?;
         let Server { stop, tasks, .. } = self.server.clone();
         let _turns = self.sockets.turns.start();
+        let accepting = listener::accept(listener, self.server, self.config.max_connections);
         tokio::select! {
-            () = listener::accept(listener, self.server, &self.config) => {}
+            () = reception.run(accepting) => {}
             () = sweep(&self.sockets, &self.limiter) => {}
             () = shutdown.cancelled() => {}
         }
@@ -107,6 +131,7 @@ impl App {
             stop.cancel();
             tracing::warn!("some connections did not end within the drain window");
         }
+        Ok(())
     }
 }
 

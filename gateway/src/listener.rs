@@ -1,6 +1,6 @@
 //! From TCP to HTTP requests.
 
-use std::{convert::Infallible, io, net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use chassis::tls::Reloaded;
@@ -19,11 +19,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
 use crate::{
-    config::Config,
     connection::{Connection, Control},
     http::ClientAddress,
+    reception::{Inside, Roaming},
     socket::requests::{PATH, Requests},
-    turnstile::Turnstile,
+    turnstile::Turnstiles,
 };
 
 /// How long a TLS handshake may take.
@@ -44,16 +44,26 @@ pub(crate) struct Server {
     pub(crate) router: Router,
     pub(crate) tls: Option<Reloaded<ServerConfig>>,
     pub(crate) stall_timeout: Duration,
-    pub(crate) turnstile: Turnstile,
+    pub(crate) turnstiles: Turnstiles,
+    /// Where requests are answered, and websockets are served.
+    pub(crate) inside: Inside,
     /// No new connections, and none that stays.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 /// Accepts connections until told to stop. Each is served by a task of `server.tasks`.
-pub(crate) async fn accept(listener: TcpListener, server: Server, config: &Config) {
+pub(crate) async fn accept(
+    listener: std::net::TcpListener,
+    server: Server,
+    max_connections: usize,
+) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "no connection can be accepted"),
+    };
     let permits = Arc::new(Semaphore::new(
-        config.max_connections.clamp(1, Semaphore::MAX_PERMITS),
+        max_connections.clamp(1, Semaphore::MAX_PERMITS),
     ));
     loop {
         let accepted = tokio::select! {
@@ -64,10 +74,11 @@ pub(crate) async fn accept(listener: TcpListener, server: Server, config: &Confi
         match accepted {
             Ok((stream, address, permit)) => {
                 let server = server.clone();
-                server
-                    .tasks
-                    .clone()
-                    .spawn(async move { server.serve(stream, address, permit).await });
+                let tasks = server.tasks.clone();
+                // Large tasks are aligned, and what they leave in memory between what stays is
+                // not taken by the next ones: 1.5 KiB for each socket.
+                let serving = async move { server.serve(stream, address, permit).await };
+                tasks.spawn(Box::pin(serving));
             }
             Err(error) => {
                 metrics::counter!("drivers_gateway_accept_errors_total").increment(1);
@@ -99,11 +110,12 @@ async fn next(
 
 impl Server {
     async fn serve(self, stream: TcpStream, address: IpAddr, permit: OwnedSemaphorePermit) {
-        self.turnstile.pass().await;
+        self.turnstiles.reception.pass().await;
         if let Err(error) = tune(&stream) {
             tracing::debug!(%error, "a connection was gone before it was served");
             return;
         }
+        let stream = Roaming::new(stream, self.turnstiles.inside.clone());
         match &self.tls {
             None => self.http(stream, address, permit).await,
             Some(newest) => {
@@ -127,19 +139,22 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let control = Arc::new(Control::default());
-        let turnstile = self.turnstile.clone();
+        let turnstiles = self.turnstiles.clone();
         let connection = Connection::new(
             stream,
             control.clone(),
             self.stall_timeout,
-            turnstile,
+            turnstiles,
             permit,
         );
         let service = service_fn(move |mut request: Request<Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(control.clone());
             request.extensions_mut().insert(ClientAddress(address));
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
+            async move {
+                let inside = server.inside.clone();
+                inside.run(server.answer(request)).await
+            }
         });
         let serving = http1::Builder::new()
             .timer(TokioTimer::new())

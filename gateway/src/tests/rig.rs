@@ -62,7 +62,10 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let running = tokio::spawn(app.run(listener, shutdown.clone()));
+        let running = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { app.run(listener, shutdown).await.unwrap() }
+        });
         Self {
             address,
             echo,
