@@ -93,6 +93,7 @@ impl Inside {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, JoinError> {
+        // Boxed as those of the listener are, for the sake of memory.
         AbortOnDropHandle::new(self.0.spawn(Box::pin(future))).await
     }
 }
