@@ -10,30 +10,27 @@
 //! frames are encoded once, and written by whoever reads the connection: many at a time.
 
 mod batch;
+mod control;
 mod cursor;
+mod pipe;
 
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker, ready},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
     task::JoinHandle,
-    time::{Sleep, sleep},
 };
 
-pub(crate) use self::batch::PER_WRITE;
-use self::{batch::Batch, cursor::Cursor};
+use self::{batch::Batch, cursor::Cursor, pipe::Pipe};
+pub(crate) use self::{batch::PER_WRITE, control::Control};
 use crate::{
     frame::{Frame, Generation},
     turnstile::Turnstiles,
@@ -53,90 +50,6 @@ pub(crate) trait Frames: Send + Sync + 'static {
     fn take(&self, messages: u64, into: &mut VecDeque<Frame>);
 }
 
-/// What can be done to a connection from outside, and what is known of it.
-#[derive(Default)]
-pub(crate) struct Control {
-    dead: AtomicBool,
-    stalled: AtomicBool,
-    /// Its turn to write comes.
-    in_line: AtomicBool,
-    reader: AtomicWaker,
-    writer: AtomicWaker,
-    frames: OnceLock<Box<dyn Frames>>,
-}
-
-impl Control {
-    /// Cuts the connection off.
-    pub(crate) fn kill(&self) {
-        self.dead.store(true, Ordering::Release);
-        self.wake_both();
-    }
-
-    /// Whether it is cut off, or broken.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
-    }
-
-    /// Whether it was cut off because its reader had stopped.
-    pub(crate) fn has_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Acquire)
-    }
-
-    /// Sends these as well. Only the first ones count.
-    pub(crate) fn carry(&self, frames: impl Frames) {
-        let _ = self.frames.set(Box::new(frames));
-    }
-
-    #[cfg(test)]
-    pub(crate) fn wakes(&self, waker: &Waker) {
-        self.reader.register(waker);
-    }
-
-    /// Whether its turn to write comes.
-    pub(crate) fn is_in_line(&self) -> bool {
-        self.in_line.load(Ordering::Acquire)
-    }
-
-    /// Notes that its turn comes; false if it was noted before.
-    pub(crate) fn line_up(&self) -> bool {
-        !self.in_line.swap(true, Ordering::AcqRel)
-    }
-
-    /// Notes that its turn has come.
-    pub(crate) fn leave_line(&self) {
-        self.in_line.store(false, Ordering::Release);
-    }
-
-    /// Has the reader look for frames.
-    pub(crate) fn wake_reader(&self) {
-        self.reader.wake();
-    }
-
-    fn wake_both(&self) {
-        self.reader.wake();
-        self.writer.wake();
-    }
-}
-
-/// The kernel tells one task that there is room, and both may wait for it.
-impl Wake for Control {
-    fn wake(self: Arc<Self>) {
-        self.wake_both();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.wake_both();
-    }
-}
-
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control")
-            .field("dead", &self.is_dead())
-            .finish_non_exhaustive()
-    }
-}
-
 /// A stream under a [`Control`].
 pub(crate) struct Connection<S> {
     pipe: Pipe<S>,
@@ -154,19 +67,6 @@ pub(crate) struct Connection<S> {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A stream whose writes end: it swallows them once the connection is dead.
-struct Pipe<S> {
-    stream: S,
-    control: Arc<Control>,
-    /// Wakes both tasks once there is room.
-    room: Waker,
-    /// Some of what was written may still be on its way to the kernel.
-    unflushed: bool,
-    stall_limit: Duration,
-    /// Runs while a write waits.
-    stall: Option<Pin<Box<Sleep>>>,
-}
-
 impl<S> Connection<S> {
     /// A write that makes no progress for `stall_limit` kills the connection.
     pub(crate) fn new(
@@ -177,14 +77,7 @@ impl<S> Connection<S> {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         Self {
-            pipe: Pipe {
-                stream,
-                room: Waker::from(control.clone()),
-                control,
-                unflushed: false,
-                stall_limit,
-                stall: None,
-            },
+            pipe: Pipe::new(stream, control, stall_limit),
             owner: None,
             owner_waits: false,
             batch: Batch::new(),
@@ -235,63 +128,7 @@ impl<S: AsyncWrite + Unpin> Connection<S> {
         if self.owner_waits {
             self.pipe.control.writer.wake();
         }
-        if self.pipe.unflushed {
-            ready!(self.pipe.flush());
-        }
-        Poll::Ready(())
-    }
-}
-
-impl<S: AsyncWrite + Unpin> Pipe<S> {
-    /// Writes some of what is left of that many frames.
-    fn write_frames(&mut self, batch: &mut Batch, frames: usize) -> Poll<()> {
-        let (slices, count) = batch.slices(frames);
-        let slices = slices.get(..count).unwrap_or_default();
-        let write =
-            |stream: &mut S, cx: &mut Context<'_>| Pin::new(stream).poll_write_vectored(cx, slices);
-        match ready!(self.drive(write)) {
-            Some(written) => {
-                self.unflushed = true;
-                batch.advance(written);
-            }
-            None => batch.clear(),
-        }
-        Poll::Ready(())
-    }
-
-    fn flush(&mut self) -> Poll<()> {
-        ready!(self.drive(|stream, cx| Pin::new(stream).poll_flush(cx)));
-        self.unflushed = false;
-        Poll::Ready(())
-    }
-
-    /// Drives something that writes; `None` once the connection is dead.
-    fn drive<T>(
-        &mut self,
-        write: impl FnOnce(&mut S, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<Option<T>> {
-        if self.control.is_dead() {
-            return Poll::Ready(None);
-        }
-        let cx = &mut Context::from_waker(&self.room);
-        match write(&mut self.stream, cx) {
-            Poll::Ready(Ok(value)) => {
-                self.stall = None;
-                Poll::Ready(Some(value))
-            }
-            Poll::Ready(Err(_)) => {
-                self.control.kill();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let limit = self.stall_limit;
-                let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
-                ready!(stall.as_mut().poll(cx));
-                self.control.stalled.store(true, Ordering::Release);
-                self.control.kill();
-                Poll::Ready(None)
-            }
-        }
+        self.pipe.flush_frames()
     }
 }
 
@@ -398,7 +235,10 @@ impl<S> Drop for Connection<S> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use std::{future::pending, sync::atomic::AtomicUsize};
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
 
     use futures::StreamExt;
     use tokio::{

@@ -34,7 +34,7 @@ mod topic_feed;
 mod turns;
 mod turnstile;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use chassis::{program::Error, tls::Reloaded};
 use tokio::{
@@ -100,7 +100,8 @@ impl App {
     /// Serves until `shutdown`, then ends all sockets over the drain window.
     ///
     /// # Errors
-    /// The threads in which connections begin can't be started.
+    /// Connections can't be received: their threads can't be started, or the listener fails.
+    /// Those that were are drained before it is told.
     pub async fn run(
         self,
         listener: TcpListener,
@@ -115,11 +116,12 @@ impl App {
         let Server { stop, tasks, .. } = self.server.clone();
         let _turns = self.sockets.turns.start();
         let accepting = listener::accept(listener, self.server, self.config.max_connections);
-        tokio::select! {
-            () = reception.run(accepting) => {}
-            () = sweep(&self.sockets, &self.limiter) => {}
-            () = shutdown.cancelled() => {}
-        }
+        let receiving = reception.run(accepting);
+        let ended = tokio::select! {
+            ended = receiving => ended.map_err(io::Error::from).flatten().map_err(failed),
+            () = sweep(&self.sockets, &self.limiter) => Ok(()),
+            () = shutdown.cancelled() => Ok(()),
+        };
         tasks.close();
         let drained = async {
             drain::drain(&self.sockets, self.config.drain_window).await;
@@ -131,7 +133,7 @@ impl App {
             stop.cancel();
             tracing::warn!("some connections did not end within the drain window");
         }
-        Ok(())
+        ended
     }
 }
 

@@ -53,22 +53,22 @@ pub(crate) struct Server {
 }
 
 /// Accepts connections until told to stop. Each is served by a task of `server.tasks`.
+///
+/// # Errors
+/// The runtime can't watch the listener.
 pub(crate) async fn accept(
     listener: std::net::TcpListener,
     server: Server,
     max_connections: usize,
-) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "no connection can be accepted"),
-    };
+) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
     let permits = Arc::new(Semaphore::new(
         max_connections.clamp(1, Semaphore::MAX_PERMITS),
     ));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = server.stop.cancelled() => return,
+            () = server.stop.cancelled() => return Ok(()),
             accepted = next(&listener, &permits) => accepted,
         };
         match accepted {

@@ -34,6 +34,7 @@ const NICE: i32 = 10;
 
 /// The runtime in which connections begin. Its tasks are dropped with it.
 pub(crate) struct Reception {
+    handle: Handle,
     runtime: Option<Runtime>,
 }
 
@@ -46,16 +47,20 @@ impl Reception {
             .on_thread_start(give_way)
             .build()?;
         Ok(Self {
+            handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
     }
 
     /// Runs this there, for as long as it is waited for.
-    pub(crate) async fn run(&self, future: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            // It fails when the task has panicked, which was told where it did.
-            let _ = AbortOnDropHandle::new(runtime.spawn(future)).await;
-        }
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, JoinError> {
+        AbortOnDropHandle::new(self.handle.spawn(future)).await
     }
 }
 
@@ -252,7 +257,8 @@ mod tests {
             assert_eq!(stream.read_u8().await.unwrap(), 2);
             stream
         };
-        let ((), mut stream) = tokio::join!(receiving, talking);
+        let (received, mut stream) = tokio::join!(receiving, talking);
+        received.unwrap();
         drop(reception);
         let reading = tokio::spawn(async move {
             let mut read = [0; 3];
@@ -271,15 +277,11 @@ mod tests {
         let inside = Inside::here();
         let own = Handle::current().id();
         let reception = Reception::open().unwrap();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        reception
-            .run(async move {
-                let outer = Handle::current().id();
-                let inner = inside.run(async { Handle::current().id() }).await.unwrap();
-                let _ = tell.send((outer, inner));
-            })
-            .await;
-        let (outer, inner) = told.await.unwrap();
+        let asking = async move {
+            let inner = inside.run(async { Handle::current().id() }).await;
+            (Handle::current().id(), inner.unwrap())
+        };
+        let (outer, inner) = reception.run(asking).await.unwrap();
         assert_ne!(outer, own);
         assert_eq!(inner, own);
     }
@@ -291,14 +293,12 @@ mod tests {
         let before = nice();
         let inside = Inside::here();
         let reception = Reception::open().unwrap();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        reception
-            .run(async move {
-                let blocking = async move { tokio::task::spawn_blocking(nice).await.unwrap() };
-                let _ = tell.send((nice(), inside.run(blocking).await.unwrap()));
-            })
-            .await;
-        assert_eq!(told.await.unwrap(), ((before + NICE).min(19), before));
+        let asking = async move {
+            let blocking = async move { tokio::task::spawn_blocking(nice).await.unwrap() };
+            (nice(), inside.run(blocking).await.unwrap())
+        };
+        let told = reception.run(asking).await.unwrap();
+        assert_eq!(told, ((before + NICE).min(19), before));
     }
 
     #[tokio::test]
