@@ -49,9 +49,12 @@ const MAX_HEADS: usize = 100_000;
 /// Most changes of memberships that are announced again: about 2 MB.
 const MAX_CHANGES: usize = 10_000;
 
-/// How many of them without a pause, and how long that is: each wakes its user's task, and who
-/// has something to say must not wait behind all of them. All take about half of the interval.
+/// How many of them without a pause: each wakes its user's task, and who has something to say
+/// must not wait behind all of them.
 const CHANGES_AT_ONCE: usize = 64;
+
+/// Behind these, and behind an event of heads, each of which every gateway looks up. The most
+/// that may be announced again takes about as long as the interval.
 const PAUSE: Duration = Duration::from_millis(3);
 
 /// Publishes events, and again for a while.
@@ -76,16 +79,17 @@ impl Announcements {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut round = async || {
             ticks.tick().await;
-            self.repeat_heads();
+            self.repeat_heads().await;
             self.repeat_changes().await;
         };
         while stop.run_until_cancelled(round()).await.is_some() {}
     }
 
-    fn repeat_heads(&self) {
+    async fn repeat_heads(&self) {
+        let now = Instant::now();
         let heads: Vec<_> = {
             let mut heads = locked(&self.heads);
-            heads.retain(|_, (_, since)| since.elapsed() < LATELY);
+            heads.retain(|_, (_, since)| now.duration_since(*since) < LATELY);
             heads
                 .iter()
                 .map(|(topic, (seq, _))| convert::head(*topic, *seq))
@@ -97,6 +101,7 @@ impl Announcements {
             };
             self.bus
                 .publish(Subject::Heads, event.encode_to_vec().into());
+            sleep(PAUSE).await;
         }
     }
 
@@ -114,13 +119,11 @@ impl Announcements {
                 .map(|(user, event, _)| (*user, event.clone()))
                 .collect()
         };
-        for (number, changes) in changes.chunks(CHANGES_AT_ONCE).enumerate() {
-            if number > 0 {
-                sleep(PAUSE).await;
-            }
+        for changes in changes.chunks(CHANGES_AT_ONCE) {
             for (user, event) in changes {
                 self.bus.publish(Subject::User(*user), event.clone());
             }
+            sleep(PAUSE).await;
         }
     }
 

@@ -146,7 +146,7 @@ async fn heads_of_many_topics_go_into_several_events() {
         announcements.appended(&[placed(topic(number), 1, "foobar")]);
     }
     tape.take();
-    announcements.repeat_heads();
+    announcements.repeat_heads().await;
     let events = heads(&tape.take());
     let sizes: Vec<_> = events.iter().map(Vec::len).collect();
     assert_eq!(sizes, [1_000, 1_000, 500]);
