@@ -166,17 +166,18 @@ pub(crate) fn expect_none(seed: u64, history: &History, findings: &Findings) -> 
         return Ok(());
     }
     let mut shown: BTreeMap<_, u32> = BTreeMap::new();
+    let mut told = String::new();
     for violation in &findings.violations {
         let count = shown.entry(violation.kind).or_insert(0);
         *count += 1;
         if *count <= 10 {
-            println!("{violation}");
+            told += &format!("\n{violation}");
         }
     }
     let path = keep(seed, history);
     let kinds = findings.by_kind();
     let history = path.display();
-    Err(format!("violations with seed {seed}: {kinds:?}; the history is {history}").into())
+    Err(format!("violations with seed {seed}: {kinds:?}; the history is {history}{told}").into())
 }
 
 fn keep(seed: u64, history: &History) -> PathBuf {
