@@ -20,14 +20,20 @@ const FAITHFUL: &str = "memory:";
 /// All that can happen to an event.
 const UNRULY: &str = "memory:?drop=0.3&double=0.2&delay_ms=50&reorder=0.2&seed=1";
 
+/// A store that often does not say what became of an append.
+const UNSURE: &[&str] = &["unsure"];
+/// Gateways that hear of who has left only when he may be back.
+const LATE_LEAVING: &[&str] = &["late_leaving"];
+
 /// How often each device says something; milliseconds between.
 const SAYS: std::ops::Range<u64> = 400..2_400;
 
 /// A bug, and what shows it.
 struct Planted {
     name: &'static str,
-    /// A store that often does not say what became of an append.
-    unsure: bool,
+    /// What goes wrong besides, and may: in the programs, …
+    besides: &'static [&'static str],
+    /// … on the bus and around them.
     bus: &'static str,
     ways: &'static [Way],
     /// One of these at least is found.
@@ -37,7 +43,7 @@ struct Planted {
 const fn planted(name: &'static str, found_as: &'static [Kind]) -> Planted {
     Planted {
         name,
-        unsure: false,
+        besides: &[],
         bus: FAITHFUL,
         ways: &[],
         found_as,
@@ -45,8 +51,8 @@ const fn planted(name: &'static str, found_as: &'static [Kind]) -> Planted {
 }
 
 impl Planted {
-    const fn unsure(mut self) -> Self {
-        self.unsure = true;
+    const fn besides(mut self, what: &'static [&'static str]) -> Self {
+        self.besides = what;
         self
     }
 
@@ -63,16 +69,16 @@ use Kind::{
 };
 
 const BUGS: &[Planted] = &[
-    planted("skip_head_condition", &[Lost, Differs, Doubled]).unsure(),
+    planted("skip_head_condition", &[Lost, Differs, Doubled]).besides(UNSURE),
     planted("forget_current_stamps", &[Doubled]),
     planted("forget_full_stamps", &[Doubled]),
-    planted("unknown_is_applied", &[Lost, BrokenLog]).unsure(),
-    planted("unknown_is_refused", &[Contradicted]).unsure(),
+    planted("unknown_is_applied", &[Lost, BrokenLog]).besides(UNSURE),
+    planted("unknown_is_refused", &[Contradicted]).besides(UNSURE),
     planted("publish_before_commit", &[Lost, Differs])
-        .unsure()
+        .besides(UNSURE)
         .with(FAITHFUL, &[Way::Kill]),
     planted("acknowledge_before_commit", &[Lost, Differs])
-        .unsure()
+        .besides(UNSURE)
         .with(FAITHFUL, &[Way::Kill]),
     planted("fresh_id_on_retry", &[OtherId]),
     planted("back_in_time", &[BackInTime]),
@@ -94,8 +100,9 @@ const BUGS: &[Planted] = &[
 /// Nothing is wrong here but what the promises allow for.
 const SOUND: &[Planted] = &[
     planted("nothing", &[]),
+    planted("nothing_where_leaving_is_heard_of_late", &[]).besides(LATE_LEAVING),
     planted("nothing_on_an_unruly_bus_and_an_unsure_store", &[])
-        .unsure()
+        .besides(UNSURE)
         .with(UNRULY, &[Way::Kill]),
     planted("nothing_with_a_nemesis", &[]).with(
         UNRULY,
@@ -127,9 +134,11 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 async fn stack(planted: &Planted, is_bug: bool) -> Stack {
-    let mut names = Vec::new();
-    names.extend(is_bug.then_some(planted.name));
-    names.extend(planted.unsure.then_some("unsure"));
+    let bug = is_bug.then_some(planted.name);
+    let names: Vec<&str> = bug
+        .into_iter()
+        .chain(planted.besides.iter().copied())
+        .collect();
     Stack::standalone(Options {
         program: sabotaged_binary(),
         bus: planted.bus.into(),

@@ -257,6 +257,10 @@ impl Watch {
         if version == 0 || changed.version <= version {
             return;
         }
+        #[cfg(feature = "sabotage")]
+        if matches!(changed.change, Some(Change::Left(_))) {
+            hear_late().await;
+        }
         let (Some(topic), Some(change), true) = (
             TopicId::new(changed.topic_id),
             &changed.change,
@@ -362,6 +366,27 @@ fn sabotaged(mut topics: Vec<TopicId>) -> Vec<TopicId> {
         topics.extend((1_000..1_010).filter_map(TopicId::new));
     }
     topics
+}
+
+/// `late_leaving`: that somebody has left is heard of so late that he may be back. Not of the
+/// next ones as well, for they would wait for each other longer than is allowed.
+#[cfg(feature = "sabotage")]
+async fn hear_late() {
+    static NEXT: std::sync::Mutex<Option<tokio::time::Instant>> = std::sync::Mutex::new(None);
+    let now = tokio::time::Instant::now();
+    let is_due = chassis::sabotage::is("late_leaving") && {
+        let mut next = NEXT
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_due = next.is_none_or(|next| next <= now);
+        if is_due {
+            *next = Some(now + Duration::from_secs(5));
+        }
+        is_due
+    };
+    if is_due {
+        sleep(Duration::from_secs(4)).await;
+    }
 }
 
 async fn next_event(events: &mut Option<Subscription>) -> Option<Received> {

@@ -151,25 +151,30 @@ impl Audience {
         listeners.all(|one| one.session.outbox.backlog() == 0)
     }
 
-    /// The session listens from behind `since` on; `last` was let out last.
+    /// The session listens from behind `since` on; `last` was let out last. What it has had
+    /// already it does not get again: that it left may be heard of so late that it was back
+    /// by then, and others had written since.
     pub(super) fn listen(&mut self, session: Arc<SessionHandle>, since: Seq, last: Seq) {
         let id = session.session_id;
         if self.has(id) || session.outbox.is_ended() {
             return;
         }
+        let (since, from) = match self.departed.iter().rfind(|one| one.id == id) {
+            Some(one) => (since.max(one.since), since.max(one.had)),
+            None => (since, since),
+        };
         let answers = self.unclaimed.remove(&id).map(|one| one.answers);
-        for (_, frame) in answers.unwrap_or_default().range(..=since) {
+        for (_, frame) in answers.unwrap_or_default().range(..=from) {
             session.outbox.push(frame);
         }
-        if since < last {
+        if from < last {
             self.catching_up.push_back(CatchUp {
                 session,
                 since,
-                cursor: since,
+                cursor: from,
                 awaited: Own::new(),
             });
         } else {
-            let from = since;
             #[cfg(feature = "sabotage")]
             let from = super::sabotage::later(from);
             self.listeners.insert(
@@ -459,7 +464,7 @@ mod tests {
         }
     }
 
-    fn session() -> (Arc<SessionHandle>, impl Sized) {
+    fn session() -> (Arc<SessionHandle>, mpsc::Receiver<engineioxide::Str>) {
         let (wire, frames) = mpsc::channel(10);
         let session = SessionHandle {
             session_id: [1; 16],
@@ -509,6 +514,28 @@ mod tests {
         // He emitted it again after he had had it.
         let answered_by = audience.answered_by(id, sent, (came_at, last), last);
         assert_eq!(answered_by, AnsweredBy::Himself);
+    }
+
+    #[test]
+    fn who_is_back_before_his_leaving_was_heard_of_is_not_told_again_what_came_meanwhile() {
+        let (session, mut frames) = session();
+        let mut told = || std::iter::from_fn(|| frames.try_recv().ok()).count();
+        let id = session.session_id;
+        let mut audience = Audience::default();
+        let [joined_at, again_at, last, next] = [1, 2, 4, 5].map(Seq::new);
+        let frame = |seq: i64| (Seq::new(seq), Frame::event("sent", &seq));
+        audience.listen(Arc::clone(&session), joined_at, joined_at);
+        audience.tell(&[frame(2), frame(3), frame(4)]);
+        assert_eq!(told(), 3);
+        audience.unlisten(id, last);
+        // He emitted this one again meanwhile, and is owed an answer.
+        audience.keep_answer(Arc::clone(&session), Seq::new(3), frame(3).1);
+        audience.listen(Arc::clone(&session), again_at, next);
+        assert_eq!(told(), 1);
+        assert!(matches!(audience.next_to_catch_up(), Some(Ok((_, seq))) if seq == next));
+        assert!(audience.catch_up(id, &[entry(5)], next));
+        audience.tell(&[frame(6)]);
+        assert_eq!(told(), 2);
     }
 
     #[test]
