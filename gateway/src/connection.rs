@@ -18,7 +18,7 @@ use std::{
     collections::VecDeque,
     io::{self, IoSlice},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -30,7 +30,10 @@ use tokio::{
 };
 
 use self::{batch::Batch, cursor::Cursor, pipe::Pipe};
-pub(crate) use self::{batch::PER_WRITE, control::Control};
+pub(crate) use self::{
+    batch::PER_WRITE,
+    control::{Control, Writes},
+};
 use crate::{
     frame::{Frame, Generation},
     turnstile::Turnstiles,
@@ -52,13 +55,9 @@ pub(crate) trait Frames: Send + Sync + 'static {
 
 /// A stream under a [`Control`].
 pub(crate) struct Connection<S> {
-    pipe: Pipe<S>,
-    /// Where the owner's frames end, once it writes such.
-    owner: Option<Cursor>,
-    /// The owner has something to write, and waits for the end of a frame of ours.
-    owner_waits: bool,
-    /// Frames of ours that are being written.
-    batch: Batch,
+    control: Arc<Control>,
+    /// Its owner reads and writes, and whoever's turn it is writes frames of ours.
+    ends: Arc<Mutex<Ends<S>>>,
     turnstiles: Turnstiles,
     /// How reading has ended, which its owner hears of when it is his turn. A task waits for
     /// that: an owner who does not ask again must not keep a place that others wait for.
@@ -67,7 +66,18 @@ pub(crate) struct Connection<S> {
     _permit: OwnedSemaphorePermit,
 }
 
-impl<S> Connection<S> {
+/// The stream, and how far it is written.
+struct Ends<S> {
+    pipe: Pipe<S>,
+    /// Where the owner's frames end, once it writes such.
+    owner: Option<Cursor>,
+    /// The owner has something to write, and waits for the end of a frame of ours.
+    owner_waits: bool,
+    /// Frames of ours that are being written.
+    batch: Batch,
+}
+
+impl<S: AsyncWrite + Unpin + Send + 'static> Connection<S> {
     /// A write that makes no progress for `stall_limit` kills the connection.
     pub(crate) fn new(
         stream: S,
@@ -76,17 +86,44 @@ impl<S> Connection<S> {
         turnstiles: Turnstiles,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self {
-            pipe: Pipe::new(stream, control, stall_limit),
+        let ends = Arc::new(Mutex::new(Ends {
+            pipe: Pipe::new(stream, control.clone(), stall_limit),
             owner: None,
             owner_waits: false,
             batch: Batch::new(),
+        }));
+        control.is_written_by(Arc::downgrade(&ends) as _);
+        Self {
+            control,
+            ends,
             turnstiles,
             end: None,
             _permit: permit,
         }
     }
+}
 
+impl<S> Connection<S> {
+    fn ends(&self) -> MutexGuard<'_, Ends<S>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: AsyncWrite + Unpin + Send> Writes for Mutex<Ends<S>> {
+    fn write_frames(&self) -> bool {
+        match self.try_lock() {
+            Ok(mut ends) => {
+                ends.look_for_the_beginning();
+                // What can't be written now is written by the reader, when there is room.
+                let _ = ends.send();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+impl<S> Ends<S> {
     /// Notes when the owner begins to write frames.
     fn look_for_the_beginning(&mut self) {
         let control = &self.pipe.control;
@@ -100,7 +137,7 @@ impl<S> Connection<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Connection<S> {
+impl<S: AsyncWrite + Unpin> Ends<S> {
     /// Writes frames of ours for as long as there are some, and room; none into a frame of
     /// the owner, who goes first when he waits.
     fn send(&mut self) -> Poll<()> {
@@ -138,26 +175,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.pipe.control.reader.register(cx.waker());
-        self.look_for_the_beginning();
+        self.control.reader.register(cx.waker());
+        let mut ends = self.ends();
+        ends.look_for_the_beginning();
         // What can't be written now is written when there is room: that wakes this task.
-        let _ = self.send();
-        if self.pipe.control.is_dead() {
+        let _ = ends.send();
+        if self.control.is_dead() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         }
         if self.end.is_none() {
             let before = buf.filled().len();
-            let read = ready!(Pin::new(&mut self.pipe.stream).poll_read(cx, buf));
+            let read = ready!(Pin::new(&mut ends.pipe.stream).poll_read(cx, buf));
             let has_ended = read.is_err() || buf.filled().len() == before && buf.remaining() > 0;
             if !has_ended {
                 return Poll::Ready(read);
             }
-            let turnstile = match self.owner {
+            let turnstile = match ends.owner {
                 None => self.turnstiles.reception.clone(),
                 Some(_) => self.turnstiles.inside.clone(),
             };
+            drop(ends);
             let turn = tokio::spawn(async move { turnstile.pass().await });
             self.end = Some((read, turn));
+        } else {
+            drop(ends);
         }
         if let Some((_, turn)) = &mut self.end {
             // It fails where the runtime ends, and nobody waits for anything.
@@ -179,23 +220,23 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        this.pipe.control.writer.register(cx.waker());
-        this.look_for_the_beginning();
-        this.owner_waits = true;
-        while this.batch.begun() > 0 {
-            ready!(this.pipe.write_frames(&mut this.batch, 1));
+        self.control.writer.register(cx.waker());
+        let ends = &mut *self.ends();
+        ends.look_for_the_beginning();
+        ends.owner_waits = true;
+        while ends.batch.begun() > 0 {
+            ready!(ends.pipe.write_frames(&mut ends.batch, 1));
         }
         let write =
             |stream: &mut S, cx: &mut Context<'_>| Pin::new(stream).poll_write_vectored(cx, bufs);
-        let written = ready!(this.pipe.drive(write));
-        this.owner_waits = false;
+        let written = ready!(ends.pipe.drive(write));
+        ends.owner_waits = false;
         let written = written.unwrap_or_else(|| bufs.iter().map(|buf| buf.len()).sum());
-        if let Some(owner) = &mut this.owner {
+        if let Some(owner) = &mut ends.owner {
             let mut left = written;
             for buf in bufs {
                 let (here, _) = buf.split_at(left.min(buf.len()));
@@ -207,19 +248,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.pipe.stream.is_write_vectored()
+        self.ends().pipe.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pipe.control.writer.register(cx.waker());
-        ready!(self.pipe.flush());
-        let _ = self.send();
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.control.writer.register(cx.waker());
+        let mut ends = self.ends();
+        ready!(ends.pipe.flush());
+        let _ = ends.send();
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.pipe.control.writer.register(cx.waker());
-        self.pipe
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.control.writer.register(cx.waker());
+        (self.ends().pipe)
             .drive(|stream, cx| Pin::new(stream).poll_shutdown(cx))
             .map(|_| Ok(()))
     }
@@ -227,7 +269,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
 
 impl<S> Drop for Connection<S> {
     fn drop(&mut self) {
-        self.pipe.control.kill();
+        self.control.kill();
     }
 }
 

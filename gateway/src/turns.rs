@@ -1,7 +1,8 @@
 //! Whose turn it is to write. To write to sockets is most of what a gateway does, and a message
 //! on its way would wait for the processor behind all of them, at each of its steps: so a few
-//! at a time are woken, and the next ones once everybody who was ready then has run. What comes
-//! for a socket meanwhile goes out with the same write.
+//! at a time write, and the next ones once everybody who was ready then has run. What comes
+//! for a socket meanwhile goes out with the same write. It is made here, and not by the task
+//! that reads the socket, for to wake that one polls all that stands above the stream as well.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +16,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    task::{JoinSet, yield_now},
+    task::{JoinSet, coop::unconstrained, yield_now},
 };
 
 use crate::connection::Control;
@@ -51,34 +52,32 @@ impl Turns {
     /// Gives turns until what comes back is dropped.
     pub(crate) fn start(&self) -> JoinSet<()> {
         let lines = self.lines.iter().cloned();
-        lines.map(|line| async move { line.run().await }).collect()
+        // A round ends by itself; one that is cut short would leave the rest to their readers.
+        lines
+            .map(|line| unconstrained(async move { line.run().await }))
+            .collect()
     }
 }
 
 /// Connections that have something to write.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    /// How many were woken in this round.
-    woken: AtomicUsize,
     /// Those whose turn comes, each of them once.
     waiting: Mutex<VecDeque<Arc<Control>>>,
     changed: Notify,
 }
 
 impl Line {
-    /// Has this connection write: now, or when its turn comes.
+    /// Has this connection write when its turn comes.
     pub(crate) fn wake(&self, connection: &Arc<Control>) {
-        if connection.is_in_line() {
+        if !connection.line_up() {
             return;
         }
-        let woken = self.woken.fetch_add(1, Ordering::AcqRel);
-        if woken < ROUND {
-            if woken == 0 {
-                self.changed.notify_one();
-            }
-            connection.wake_reader();
-        } else if connection.line_up() {
-            self.waiting().push_back(Arc::clone(connection));
+        let mut waiting = self.waiting();
+        let is_first = waiting.is_empty();
+        waiting.push_back(Arc::clone(connection));
+        drop(waiting);
+        if is_first {
             self.changed.notify_one();
         }
     }
@@ -86,25 +85,24 @@ impl Line {
     async fn run(&self) {
         loop {
             self.changed.notified().await;
-            // Comes back behind all who are ready now, and those whom the kernel wakes.
-            yield_now().await;
             while self.next_round() {
+                // Comes back behind all who are ready now, and those whom the kernel wakes.
                 yield_now().await;
             }
         }
     }
 
-    /// Wakes the next ones; whether there were any.
+    /// Has the next ones write; whether there were any.
     fn next_round(&self) -> bool {
         let round: Vec<_> = {
             let mut waiting = self.waiting();
             let count = waiting.len().min(ROUND.max(waiting.len() / SHARE));
-            self.woken.store(count, Ordering::Release);
             waiting.drain(..count).collect()
         };
         for connection in &round {
+            // What comes from now on is written by this turn, or has another.
             connection.leave_line();
-            connection.wake_reader();
+            connection.write();
         }
         !round.is_empty()
     }
@@ -116,31 +114,28 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::AtomicBool,
-        task::{Wake, Waker},
-    };
-
     use super::*;
+    use crate::connection::Writes;
 
-    /// Whether a connection was woken to write.
+    /// How often a connection has written.
     #[derive(Default)]
-    struct Woken(AtomicBool);
+    struct Writer(AtomicUsize);
 
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            assert!(!self.0.swap(true, Ordering::Relaxed), "woken twice");
+    impl Writes for Writer {
+        fn write_frames(&self) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            true
         }
     }
 
-    struct Crowd(Vec<(Arc<Control>, Arc<Woken>)>);
+    struct Crowd(Vec<(Arc<Control>, Arc<Writer>)>);
 
     impl Crowd {
         fn new(count: usize) -> Self {
             let one = || {
-                let (control, woken) = (Arc::new(Control::default()), Arc::new(Woken::default()));
-                control.wakes(&Waker::from(woken.clone()));
-                (control, woken)
+                let (control, writer) = (Arc::new(Control::default()), Arc::new(Writer::default()));
+                control.is_written_by(Arc::downgrade(&writer) as _);
+                (control, writer)
             };
             Self((0..count).map(|_| one()).collect())
         }
@@ -149,54 +144,68 @@ mod tests {
             self.0.iter().for_each(|(control, _)| line.wake(control));
         }
 
-        fn woken(&self) -> usize {
-            let woken = self.0.iter().map(|(_, woken)| &woken.0);
-            woken.filter(|woken| woken.load(Ordering::Relaxed)).count()
+        fn written(&self) -> usize {
+            let written = self.0.iter().map(|(_, writer)| &writer.0);
+            written.map(|written| written.load(Ordering::Relaxed)).sum()
         }
     }
 
+    fn run(line: &Arc<Line>) {
+        let line = line.clone();
+        tokio::spawn(async move { line.run().await });
+    }
+
     #[tokio::test]
-    async fn a_few_are_woken_at_once_and_the_others_in_turn_each_of_them_once() {
+    async fn a_few_write_at_once_and_the_others_in_turn_each_of_them_once() {
         let line = Arc::new(Line::default());
         let crowd = Crowd::new(10 * ROUND);
+        run(&line);
         crowd.wake_all(&line);
         crowd.wake_all(&line);
-        assert_eq!(crowd.woken(), ROUND);
-        let _turns = tokio::spawn({
-            let line = line.clone();
-            async move { line.run().await }
-        });
+        assert_eq!(crowd.written(), 0);
         // Whoever is ready runs between two rounds.
-        let mut rounds = vec![crowd.woken()];
-        while crowd.woken() < 10 * ROUND {
+        let mut rounds = Vec::new();
+        while crowd.written() < 10 * ROUND {
             yield_now().await;
-            if rounds.last() != Some(&crowd.woken()) {
-                rounds.push(crowd.woken());
+            if rounds.last() != Some(&crowd.written()) {
+                rounds.push(crowd.written());
             }
         }
         assert!((4..=10).contains(&rounds.len()), "{rounds:?}");
-        // Once all had their turn, the next ones are woken at once again.
-        for _ in 0..4 {
-            yield_now().await;
-        }
-        let next = Crowd::new(ROUND);
-        next.wake_all(&line);
-        assert_eq!(next.woken(), ROUND);
+        assert_eq!(rounds.last(), Some(&(10 * ROUND)));
     }
 
     #[tokio::test]
     async fn a_line_that_was_left_by_all_is_joined_again() {
         let line = Arc::new(Line::default());
-        let _turns = tokio::spawn({
-            let line = line.clone();
-            async move { line.run().await }
-        });
-        for _ in 0..3 {
-            let crowd = Crowd::new(3 * ROUND);
+        run(&line);
+        let crowd = Crowd::new(3 * ROUND);
+        for times in 1..=3 {
             crowd.wake_all(&line);
-            while crowd.woken() < 3 * ROUND {
+            while crowd.written() < times * 3 * ROUND {
                 yield_now().await;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_breaks_is_cut_off_and_holds_up_nobody() {
+        struct Breaks;
+        impl Writes for Breaks {
+            fn write_frames(&self) -> bool {
+                panic!("it breaks");
+            }
+        }
+        let line = Arc::new(Line::default());
+        run(&line);
+        let (breaks, broken) = (Arc::new(Breaks), Arc::new(Control::default()));
+        broken.is_written_by(Arc::downgrade(&breaks) as _);
+        line.wake(&broken);
+        let crowd = Crowd::new(ROUND);
+        crowd.wake_all(&line);
+        while crowd.written() < ROUND {
+            yield_now().await;
+        }
+        assert!(broken.is_dead());
     }
 }

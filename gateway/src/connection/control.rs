@@ -1,8 +1,9 @@
 //! What others hold of a connection.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
     task::Wake,
@@ -11,6 +12,13 @@ use std::{
 use futures::task::AtomicWaker;
 
 use super::Frames;
+
+/// A connection that writes when its turn comes.
+pub(crate) trait Writes: Send + Sync {
+    /// Writes frames of ours for as long as there are some, and room; false where somebody
+    /// else has the connection just now.
+    fn write_frames(&self) -> bool;
+}
 
 /// What can be done to a connection from outside, and what is known of it.
 #[derive(Default)]
@@ -22,6 +30,7 @@ pub(crate) struct Control {
     pub(super) reader: AtomicWaker,
     pub(super) writer: AtomicWaker,
     pub(super) frames: OnceLock<Box<dyn Frames>>,
+    connection: OnceLock<Weak<dyn Writes>>,
 }
 
 impl Control {
@@ -52,16 +61,6 @@ impl Control {
         self.kill();
     }
 
-    #[cfg(test)]
-    pub(crate) fn wakes(&self, waker: &std::task::Waker) {
-        self.reader.register(waker);
-    }
-
-    /// Whether its turn to write comes.
-    pub(crate) fn is_in_line(&self) -> bool {
-        self.in_line.load(Ordering::Acquire)
-    }
-
     /// Notes that its turn comes; false if it was noted before.
     pub(crate) fn line_up(&self) -> bool {
         !self.in_line.swap(true, Ordering::AcqRel)
@@ -72,9 +71,23 @@ impl Control {
         self.in_line.store(false, Ordering::Release);
     }
 
-    /// Has the reader look for frames.
-    pub(crate) fn wake_reader(&self) {
-        self.reader.wake();
+    /// Whose connection it is.
+    pub(crate) fn is_written_by(&self, connection: Weak<dyn Writes>) {
+        let _ = self.connection.set(connection);
+    }
+
+    /// Writes frames of ours, or has the reader do so.
+    pub(crate) fn write(&self) {
+        let Some(connection) = self.connection.get().and_then(Weak::upgrade) else {
+            return;
+        };
+        // One that breaks here would take those behind it along.
+        let written = catch_unwind(AssertUnwindSafe(|| connection.write_frames()));
+        match written {
+            Ok(true) => {}
+            Ok(false) => self.reader.wake(),
+            Err(_) => self.kill(),
+        }
     }
 
     fn wake_both(&self) {
