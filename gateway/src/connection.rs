@@ -7,7 +7,8 @@
 //! here a dead connection swallows writes and fails reads.
 //!
 //! It would also encode a packet anew for each client, and wake two tasks for it. Our
-//! frames are encoded once, and written by whoever reads the connection: many at a time.
+//! frames are encoded once, and written when their turn comes, many at a time: see
+//! [`turns`](crate::turns). What there is no room for is written by whoever reads.
 
 mod batch;
 mod control;

@@ -114,6 +114,8 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic)]
+
     use super::*;
     use crate::connection::Writes;
 
