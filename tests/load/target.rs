@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tests::account::try_sign_up_as;
 use tests::api::Api;
 use tests::part::free_address;
-use tests::processors::keep_to;
+use tests::processors::{in_own_session, keep_to};
 use tests::server::{Folder, Options, Server};
 
 use crate::crowd::Guests;
@@ -232,18 +232,18 @@ impl Which {
     /// How the peer is run.
     fn peer(self) -> Result<Command, String> {
         let own = |kind: &str| -> Result<Command, String> {
-            let mut command = Command::new(this()?);
+            let mut command = in_own_session(this()?);
             command.arg("peer").arg(kind);
             Ok(command)
         };
         match self {
             Self::Node | Self::NodeDurable => {
                 let folder = peers().join("node");
-                let mut command = Command::new(folder.join("node_modules/.bin/node"));
+                let mut command = in_own_session(folder.join("node_modules/.bin/node"));
                 command.arg("server.js").current_dir(folder);
                 Ok(command)
             }
-            Self::Centrifuge => Ok(Command::new(centrifuge()?)),
+            Self::Centrifuge => Ok(in_own_session(centrifuge()?)),
             Self::Socketioxide => own("socketioxide"),
             Self::SocketioxideNoticing => own("socketioxide-noticing"),
             Self::Tungstenite => own("tungstenite"),

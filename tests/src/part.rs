@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::processors::in_own_session;
 use crate::server::{assert_no_panic, free_port, resident, says_ready, watcher};
 
 /// An address on this machine that nobody uses.
@@ -137,7 +138,7 @@ impl Part {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = in_own_session(&self.program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DRIVERS_") {
                 command.env_remove(name);

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cassandra;
+use crate::processors::in_own_session;
 
 /// The configuration keys that tests set, in one place.
 pub mod key {
@@ -290,7 +291,7 @@ impl Server {
             (None, None) => binary(),
             (None, Some(_)) => sabotaged_binary(),
         };
-        let mut command = Command::new(&program);
+        let mut command = in_own_session(&program);
         if let Some(bug) = options.sabotage {
             command.env("DRIVERS_SABOTAGE", bug);
         }
