@@ -93,6 +93,8 @@ struct CatchUp {
 /// that his answers keep their order.
 struct Deferred {
     behind: Seq,
+    /// It is that message itself, whose sender listened as he sent it.
+    is_own: bool,
     session: Arc<SessionHandle>,
     frame: Frame,
 }
@@ -167,14 +169,18 @@ impl Audience {
         for (_, frame) in answers.unwrap_or_default().range(..=from) {
             session.outbox.push(frame);
         }
+        let awaited = self.take_deferred_own(id, from);
         if from < last {
             self.catching_up.push_back(CatchUp {
                 session,
                 since,
                 cursor: from,
-                awaited: Own::new(),
+                awaited,
             });
         } else {
+            if !awaited.is_empty() {
+                self.awaited.insert(id, awaited);
+            }
             #[cfg(feature = "sabotage")]
             let from = super::sabotage::later(from);
             self.listeners.insert(
@@ -186,6 +192,19 @@ impl Audience {
                 },
             );
         }
+    }
+
+    /// What a session that listens again was to be told of alone, and gets as a listener.
+    fn take_deferred_own(&mut self, id: SessionId, from: Seq) -> Own {
+        let mut own = Own::new();
+        self.deferred.retain(|one| {
+            let is_told = one.is_own && one.behind > from && one.session.session_id == id;
+            if is_told {
+                own.insert(one.behind, one.frame.clone());
+            }
+            !is_told
+        });
+        own
     }
 
     /// The session listens no more; `last` was let out last. What it has appended itself and
@@ -209,6 +228,7 @@ impl Audience {
             {
                 self.deferred.push_front(Deferred {
                     behind: seq,
+                    is_own: true,
                     session: Arc::clone(&one.session),
                     frame,
                 });
@@ -354,6 +374,7 @@ impl Audience {
         match awaited.and_then(Own::last_key_value) {
             Some((behind, _)) => self.deferred.push_back(Deferred {
                 behind: *behind,
+                is_own: false,
                 session,
                 frame,
             }),
@@ -536,6 +557,29 @@ mod tests {
         assert!(audience.catch_up(id, &[entry(5)], next));
         audience.tell(&[frame(6)]);
         assert_eq!(told(), 2);
+    }
+
+    #[test]
+    fn who_is_back_before_his_message_is_let_out_is_told_of_it_once() {
+        for comes_back in [true, false] {
+            let (session, mut frames) = session();
+            let mut told = || std::iter::from_fn(|| frames.try_recv().ok()).count();
+            let id = session.session_id;
+            let mut audience = Audience::default();
+            let [joined_at, last, own] = [1, 2, 4].map(Seq::new);
+            let frame = |seq: i64| Frame::event("sent", &seq);
+            audience.listen(Arc::clone(&session), joined_at, joined_at);
+            audience.tell(&[(last, frame(2))]);
+            audience.awaits(id, own, last, || Some(frame(4)));
+            audience.unlisten(id, last);
+            if comes_back {
+                audience.listen(session, joined_at, last);
+            }
+            assert_eq!(told(), 1);
+            audience.tell(&[(Seq::new(3), frame(3)), (own, frame(4))]);
+            audience.let_out(Some(own));
+            assert_eq!(told(), if comes_back { 2 } else { 1 });
+        }
     }
 
     #[test]
