@@ -35,7 +35,8 @@ pub(super) struct Audience {
 const FIRST: usize = 4;
 
 /// Those who left last that are remembered, for as long as a message of theirs may wait
-/// for its answer. More leave one topic in that time only where it is cleared out.
+/// for its answer, or they may be back. More leave one topic in that time only where it is
+/// cleared out.
 const DEPARTED: usize = 1_024;
 
 /// Someone who had the entries behind `since` up to `had` while he listened.
